@@ -1,0 +1,132 @@
+//! JSON strings in canonical form: escapes, their removal, and the check that a span is canonical.
+
+use std::borrow::Cow;
+
+/// Appends the canonical JSON string of `text`, quotes included: the seven escapes of NIP-01,
+/// other characters below 0x20 as `\u00xx` in lower case, all else raw.
+pub fn write_string(text: &[u8], out: &mut Vec<u8>) {
+    out.reserve(text.len() + 2);
+    out.push(b'"');
+    write_escaped(text, out);
+    out.push(b'"');
+}
+
+/// Appends `text` escaped, without quotes.
+pub fn write_escaped(text: &[u8], out: &mut Vec<u8>) {
+    let mut start = 0;
+    for (at, byte) in text.iter().enumerate() {
+        let short = match byte {
+            b'"' => b'"',
+            b'\\' => b'\\',
+            b'\n' => b'n',
+            b'\r' => b'r',
+            b'\t' => b't',
+            8 => b'b',
+            12 => b'f',
+            0..=31 => b'u',
+            _ => continue,
+        };
+        out.extend_from_slice(&text[start..at]);
+        start = at + 1;
+        out.extend_from_slice(&[b'\\', short]);
+        if short == b'u' {
+            out.extend_from_slice(b"00");
+            crate::id::write_hex(&[*byte], out);
+        }
+    }
+    out.extend_from_slice(&text[start..]);
+}
+
+/// Removes the escapes of a canonical string's inside. A malformed escape ends the text: the input
+/// was checked when the event was parsed.
+pub fn unescape(inside: &[u8]) -> Cow<'_, [u8]> {
+    if memchr::memchr(b'\\', inside).is_none() {
+        return Cow::Borrowed(inside);
+    }
+    let mut out = Vec::with_capacity(inside.len());
+    let mut rest = inside;
+    while let Some(at) = memchr::memchr(b'\\', rest) {
+        out.extend_from_slice(&rest[..at]);
+        let (byte, used) = match rest.get(at + 1) {
+            Some(b'n') => (b'\n', 2),
+            Some(b'r') => (b'\r', 2),
+            Some(b't') => (b'\t', 2),
+            Some(b'b') => (8, 2),
+            Some(b'f') => (12, 2),
+            Some(b'u') => {
+                let hex = rest.get(at + 4..at + 6).and_then(crate::id::read_hex::<1>);
+                let Some([byte]) = hex else { break };
+                (byte, 6)
+            }
+            Some(other) => (*other, 2),
+            None => break,
+        };
+        out.push(byte);
+        rest = &rest[at + used..];
+    }
+    out.extend_from_slice(rest);
+    Cow::Owned(out)
+}
+
+/// The same JSON text with `\u00xx` escapes turned into the raw characters: the hash preimage by
+/// the letter of NIP-01.
+pub fn with_raw_controls(json: &[u8]) -> Cow<'_, [u8]> {
+    let mut out = Vec::new();
+    let mut copied = 0;
+    let mut at = 0;
+    while let Some(found) = json.get(at..).and_then(|rest| memchr::memchr(b'\\', rest)) {
+        at += found;
+        let control = json
+            .get(at + 1..at + 6)
+            .filter(|escape| escape.starts_with(b"u00"))
+            .and_then(|escape| crate::id::read_hex::<1>(&escape[3..]));
+        if let Some(control) = control {
+            out.extend_from_slice(&json[copied..at]);
+            out.extend_from_slice(&control);
+            at += 6;
+            copied = at;
+        } else {
+            at += 2;
+        }
+    }
+    if copied == 0 {
+        return Cow::Borrowed(json);
+    }
+    out.extend_from_slice(&json[copied..]);
+    Cow::Owned(out)
+}
+
+/// Whether `json` is one canonical JSON string, quotes included, in valid UTF-8.
+pub fn is_canonical_string(json: &[u8]) -> bool {
+    let Some(inside) = json.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")) else {
+        return false;
+    };
+    if json.len() < 2 || simdutf8::basic::from_utf8(inside).is_err() {
+        return false;
+    }
+    let mut bytes = inside.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' | 0..=31 => return false,
+            b'\\' => match bytes.next() {
+                Some(b'"' | b'\\' | b'n' | b'r' | b't' | b'b' | b'f') => {}
+                Some(b'u') => {
+                    let rest = bytes.as_slice();
+                    let Some([control]) = rest.get(2..4).and_then(crate::id::read_hex::<1>) else {
+                        return false;
+                    };
+                    if &rest[..2] != b"00"
+                        || control >= 32
+                        || matches!(control, b'\n' | b'\r' | b'\t' | 8 | 12)
+                    {
+                        return false;
+                    }
+                    bytes = rest[4..].iter();
+                }
+                _ => return false,
+            },
+            _ => {}
+        }
+    }
+    true
+}

@@ -1,0 +1,120 @@
+//! Client messages as the connection hands them on, and relay messages as bytes.
+
+use crate::id::write_hex;
+use crate::json::write_string;
+use crate::{Event, EventId, EventRef, Filter, Reason};
+
+/// A subscription id: 1 to 64 characters, chosen by the client.
+pub type SubscriptionId = Box<str>;
+
+/// One parsed client message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientMessage {
+    /// `["EVENT", event]`: shape checked, id and signature not.
+    Event(Event),
+    /// `["REQ", sub, filter...]`.
+    Req(SubscriptionId, Vec<Filter>),
+    /// `["COUNT", sub, filter...]`.
+    Count(SubscriptionId, Vec<Filter>),
+    /// `["CLOSE", sub]`.
+    Close(SubscriptionId),
+    /// `["AUTH", event]`: shape checked, id and signature not.
+    Auth(Event),
+}
+
+/// A client message that cannot be taken, with what the answer has to carry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MessageError {
+    /// Answer `OK <id> false <reason>`.
+    Event(EventId, Reason),
+    /// Answer `CLOSED <sub> <reason>`.
+    Subscription(SubscriptionId, Reason),
+    /// Answer `NOTICE <reason>`.
+    Notice(Reason),
+}
+
+impl MessageError {
+    /// The reason, for the counter.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Event(_, reason) | Self::Subscription(_, reason) | Self::Notice(reason) => *reason,
+        }
+    }
+}
+
+/// What NIP-67 says about the stored phase in EOSE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completeness {
+    /// Everything stored was sent.
+    Finish,
+    /// A limit cut the answer.
+    More,
+}
+
+/// Appends `["EVENT",<sub>,<event>]`.
+pub fn write_event(sub: &str, event: &EventRef<'_>, out: &mut Vec<u8>) {
+    write_event_prefix(sub, out);
+    event.write_json(out);
+    out.push(b']');
+}
+
+/// Appends `["EVENT",<sub>,`: the part of an EVENT message that differs between subscriptions.
+pub fn write_event_prefix(sub: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"[\"EVENT\",");
+    write_string(sub.as_bytes(), out);
+    out.push(b',');
+}
+
+/// Appends `["OK",<id>,<accepted>,<message>]`.
+pub fn write_ok(id: &EventId, accepted: bool, message: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"[\"OK\",\"");
+    write_hex(&id.0, out);
+    out.extend_from_slice(if accepted { b"\",true," } else { b"\",false," });
+    write_string(message.as_bytes(), out);
+    out.push(b']');
+}
+
+/// Appends `["EOSE",<sub>,["finish"|"more"]]` (NIP-67).
+pub fn write_eose(sub: &str, completeness: Completeness, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"[\"EOSE\",");
+    write_string(sub.as_bytes(), out);
+    out.extend_from_slice(match completeness {
+        Completeness::Finish => b",[\"finish\"]]",
+        Completeness::More => b",[\"more\"]]",
+    });
+}
+
+/// Appends `["CLOSED",<sub>,<message>]`.
+pub fn write_closed(sub: &str, message: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"[\"CLOSED\",");
+    write_string(sub.as_bytes(), out);
+    out.push(b',');
+    write_string(message.as_bytes(), out);
+    out.push(b']');
+}
+
+/// Appends `["NOTICE",<message>]`.
+pub fn write_notice(message: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"[\"NOTICE\",");
+    write_string(message.as_bytes(), out);
+    out.push(b']');
+}
+
+/// Appends `["AUTH",<challenge>]`.
+pub fn write_auth(challenge: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"[\"AUTH\",");
+    write_string(challenge.as_bytes(), out);
+    out.push(b']');
+}
+
+/// Appends `["COUNT",<sub>,{"count":<n>}]`.
+pub fn write_count(sub: &str, count: u64, approximate: bool, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"[\"COUNT\",");
+    write_string(sub.as_bytes(), out);
+    out.extend_from_slice(b",{\"count\":");
+    out.extend_from_slice(itoa::Buffer::new().format(count).as_bytes());
+    if approximate {
+        out.extend_from_slice(b",\"approximate\":true");
+    }
+    out.extend_from_slice(b"}]");
+}
