@@ -47,7 +47,10 @@ impl Filter {
         if self.since.is_some_and(|since| created_at < since)
             || self.until.is_some_and(|until| created_at > until)
             || self.kinds.as_ref().is_some_and(|kinds| kinds.binary_search(&event.kind()).is_err())
-            || self.authors.as_ref().is_some_and(|keys| keys.binary_search(&event.pubkey()).is_err())
+            || self
+                .authors
+                .as_ref()
+                .is_some_and(|keys| keys.binary_search(&event.pubkey()).is_err())
             || self.ids.as_ref().is_some_and(|ids| ids.binary_search(&event.id()).is_err())
         {
             return false;

@@ -37,7 +37,9 @@ impl MessageError {
     /// The reason, for the counter.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Event(_, reason) | Self::Subscription(_, reason) | Self::Notice(reason) => *reason,
+            Self::Event(_, reason) | Self::Subscription(_, reason) | Self::Notice(reason) => {
+                *reason
+            }
         }
     }
 }

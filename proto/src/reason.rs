@@ -111,6 +111,8 @@ reasons! {
     BadUtf8, Invalid, "bad_utf8", "text is not valid UTF-8";
     /// Deeper than the limit.
     TooDeep, Invalid, "too_deep", "JSON is nested too deeply";
+    /// A number with more characters than any of ours has.
+    NumberTooLong, Invalid, "number_too_long", "a number has more than 20 characters";
     /// The message is no array, or its first element is no string.
     NotAMessage, Invalid, "not_a_message", "a message is an array that begins with a verb";
     /// Unknown verb.
