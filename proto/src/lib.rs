@@ -8,6 +8,7 @@
 //! Entry types: [`parse::parse_client_message`] turns a WebSocket text into a
 //! [`message::ClientMessage`]; [`Event`] is the packed form that everything above passes around.
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod event;
 pub mod filter;

@@ -40,10 +40,9 @@ pub(super) fn find_event_id(json: &[u8]) -> Option<EventId> {
                 let rest = lexer.rest();
                 let length = loose_string_bytes(rest)?;
                 lexer.pass(length);
-                if depth == 1 && is_id_key(&rest[..length]) && lexer.take(b':') {
-                    if let Some(id) = loose_id(&mut lexer) {
-                        return Some(id);
-                    }
+                let is_key = depth == 1 && is_id_key(&rest[..length]) && lexer.take(b':');
+                if let Some(id) = is_key.then(|| loose_id(&mut lexer)).flatten() {
+                    return Some(id);
                 }
                 continue;
             }

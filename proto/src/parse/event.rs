@@ -134,11 +134,10 @@ pub(super) fn read_hex_string<const N: usize>(
     let rest = lexer.rest();
     // Hex digits are neither quotes nor escapes, so a string of the right length that is all hex
     // needs no search for its end.
-    if rest.first() == Some(&b'"') && rest.get(2 * N + 1) == Some(&b'"') {
-        if let Some(bytes) = read_hex(&rest[1..=2 * N]) {
-            lexer.pass(2 * N + 2);
-            return Ok(bytes);
-        }
+    let is_quoted = rest.first() == Some(&b'"') && rest.get(2 * N + 1) == Some(&b'"');
+    if let Some(bytes) = is_quoted.then(|| read_hex(&rest[1..=2 * N])).flatten() {
+        lexer.pass(2 * N + 2);
+        return Ok(bytes);
     }
     read_hex_string_slowly(lexer, reason)
 }
