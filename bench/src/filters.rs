@@ -290,7 +290,7 @@ fn normalise(filter: &mut Filter) {
 /// `filter` as the JSON object that a client sends.
 pub fn filter_json(filter: &Filter) -> String {
     let mut json = Vec::new();
-    let mut key = |name: &str, json: &mut Vec<u8>| {
+    let key = |name: &str, json: &mut Vec<u8>| {
         json.push(if json.is_empty() { b'{' } else { b',' });
         write_string(name.as_bytes(), json);
         json.push(b':');

@@ -55,8 +55,10 @@ impl BuildHasher for SeededState {
 }
 
 /// A hash map seeded against collision attacks.
+#[allow(clippy::disallowed_types, reason = "this alias is what the lint points to")]
 pub type SeededMap<K, V> = std::collections::HashMap<K, V, SeededState>;
 /// A hash set seeded against collision attacks.
+#[allow(clippy::disallowed_types, reason = "this alias is what the lint points to")]
 pub type SeededSet<K> = std::collections::HashSet<K, SeededState>;
 
 /// Domains of [`Secret::hash64`] and [`Secret::hash128`].

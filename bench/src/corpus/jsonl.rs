@@ -26,6 +26,10 @@ pub fn write_line(sample: &Sample, out: &mut Vec<u8>) {
 ///
 /// # Errors
 /// What `out` reports.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "signing spreads over cores; the order does not change"
+)]
 pub fn write(
     corpus: Corpus,
     threads: usize,
