@@ -1,0 +1,461 @@
+//! The home side of a core: what its clients have open, what it has asked of shards, and the
+//! merging of their answers.
+//!
+//! A home knows clients as numbers, not as sockets; it never sees a frame. It takes messages that
+//! are already parsed and answers with [`Reply`]s that the engine turns into bytes.
+//!
+//! **No deadlock by construction.** Submissions need credit per shard, query replies need slots
+//! that the home counts and takes all or none; a client whose command must wait is parked (the
+//! engine stops reading its connection), so at most one command per client waits here. Replies
+//! from shards are always taken.
+
+mod merge;
+mod publish;
+mod query;
+mod subscription;
+
+use crate::counters::HomeCounters;
+use crate::message::{
+    Client, CoreId, LiveIndex, QUERY_SLOTS, QueryId, Reader, SUBMIT_CREDIT, ShardId, ShardStats,
+    ToHome, ToShard,
+};
+use crate::subindex::{SubIndex, SubscriptionKey};
+use merge::Merge;
+use proto::message::Completeness;
+use proto::{
+    ClientMessage, Event, EventId, Filter, Limits, Now, Placement, PublicKey, Reason, SeededMap,
+    SeededState, SubscriptionId,
+};
+use slab::Slab;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use subscription::Subscription;
+
+/// Longest time that a shard may work on one page or count before it answers with what it has.
+pub const PAGE_DEADLINE_MS: u64 = 5_000;
+/// Live events held for one subscription until its stored ones are sent.
+pub const HELD_EVENTS_MAX: usize = 1024;
+/// Bytes of stored rows that one step hands to one client before others get their turn.
+const EMIT_BYTES_MAX: usize = 64 * 1024;
+
+/// What a home is made of; one per core.
+#[derive(Clone, Debug)]
+pub struct HomeConfig {
+    /// This core.
+    pub core: CoreId,
+    /// Who owns which key.
+    pub placement: Placement,
+    /// Protocol limits.
+    pub limits: Limits,
+    /// Open subscriptions per client.
+    pub subscriptions_max: usize,
+    /// Clients must authenticate before anything else.
+    pub auth_required: bool,
+    /// Bytes of pages held for clients that read slowly.
+    pub page_bytes_max: usize,
+    /// Seed of the maps.
+    pub seed: SeededState,
+}
+
+/// What happens to a home.
+#[derive(Debug)]
+pub enum HomeInput {
+    /// A client sent a message (AUTH is dealt with before).
+    Message(Client, ClientMessage),
+    /// A client proved that it holds a key.
+    Authenticated(Client, PublicKey),
+    /// A client is gone.
+    Gone(Client),
+    /// The client's output is full (`true`) or has room again.
+    Paused(Client, bool),
+    /// A live delivery did not fit: the subscription ends.
+    SlowReader(Client, Rc<str>),
+    /// The operator imports an event.
+    Import {
+        /// The control task.
+        client: Client,
+        /// Shape checked.
+        event: Event,
+        /// Whether the signature is checked now.
+        verify: bool,
+    },
+    /// The operator reads everything that matches, without limit unless the filter has one.
+    Scan {
+        /// The control task.
+        client: Client,
+        /// OR-ed.
+        filters: Vec<Filter>,
+    },
+    /// The operator counts.
+    ScanCount {
+        /// The control task.
+        client: Client,
+        /// OR-ed.
+        filters: Vec<Filter>,
+    },
+    /// What do the shards hold?
+    Stats(Client),
+    /// A shard answered.
+    From(ShardId, ToHome),
+    /// Go on with what a step left unfinished; see [`Home::has_work`].
+    Turn,
+    /// From now on every event is refused.
+    Drain,
+    /// New limits (a reloaded configuration).
+    Reconfigure(Box<(Limits, usize, bool)>),
+}
+
+/// What a home says to its clients.
+#[derive(Debug)]
+pub enum Reply {
+    /// The outcome of an event.
+    Ok {
+        /// Who published.
+        client: Client,
+        /// What.
+        id: EventId,
+        /// `Ok` or why not.
+        result: Result<(), Reason>,
+    },
+    /// A stored row.
+    Stored {
+        /// Whose.
+        client: Client,
+        /// Which subscription.
+        sub: Rc<str>,
+        /// The row.
+        event: Event,
+    },
+    /// One live event to many subscriptions.
+    Live {
+        /// The event.
+        event: Event,
+        /// Who gets it.
+        to: Vec<(Client, Rc<str>)>,
+    },
+    /// The stored phase is over.
+    Eose {
+        /// Whose.
+        client: Client,
+        /// Which subscription.
+        sub: Rc<str>,
+        /// NIP-67.
+        completeness: Completeness,
+    },
+    /// A subscription or query ends.
+    Closed {
+        /// Whose.
+        client: Client,
+        /// Which.
+        sub: Rc<str>,
+        /// Why.
+        reason: Reason,
+    },
+    /// A count.
+    Count {
+        /// Whose.
+        client: Client,
+        /// Which query.
+        sub: Rc<str>,
+        /// Matching events.
+        count: u64,
+    },
+    /// Answer to [`HomeInput::Stats`]: one entry per shard.
+    Stats {
+        /// Who asked.
+        client: Client,
+        /// By shard.
+        shards: Vec<ShardStats>,
+    },
+    /// Stop reading from the client.
+    Park(Client),
+    /// Read on.
+    Unpark(Client),
+}
+
+/// What a step asks for.
+#[derive(Debug, Default)]
+pub struct HomeEffects {
+    /// Messages to shards, in order.
+    pub to_shard: Vec<(ShardId, ToShard)>,
+    /// Replies to clients, in order.
+    pub replies: Vec<Reply>,
+}
+
+/// A command that waits for credit or slots.
+#[derive(Debug)]
+enum Command {
+    Submit(ShardId, ToShard),
+    Query(query::Request),
+}
+
+#[derive(Debug, Default)]
+struct ClientState {
+    keys: Option<Arc<[PublicKey]>>,
+    subscriptions: Vec<SubscriptionKey>,
+    parked: Option<Command>,
+    paused: bool,
+}
+
+/// Statistics being gathered.
+#[derive(Debug)]
+struct Gathering {
+    client: Client,
+    shards: Vec<Option<ShardStats>>,
+}
+
+/// The home of one core's clients. Owned by the core.
+///
+/// Bound: subscriptions are limited per client, waiting commands are one per client, pages are
+/// limited to `page_bytes_max` in all, held live events to [`HELD_EVENTS_MAX`] references per
+/// subscription.
+pub struct Home {
+    config: HomeConfig,
+    clients: SeededMap<Client, ClientState>,
+    subscriptions: Slab<Subscription>,
+    index: SubIndex,
+    queries: Slab<(u32, Merge)>,
+    gatherings: SeededMap<QueryId, Gathering>,
+    generation: u32,
+    /// Submissions that may still be sent, by shard.
+    credit: Vec<u32>,
+    /// Clients waiting for credit, by shard.
+    waiting_submit: Vec<VecDeque<Client>>,
+    /// Query replies that may still be asked for.
+    slots: u32,
+    /// Clients waiting for slots, first come first served.
+    waiting_query: VecDeque<Client>,
+    /// Queries that can go on without an answer from a shard.
+    ready: VecDeque<QueryId>,
+    /// Queries that found no free slot for their next page.
+    starved: VecDeque<QueryId>,
+    /// Bytes of pages held.
+    page_bytes: usize,
+    /// Next live index by shard.
+    live_next: Vec<LiveIndex>,
+    /// Distinguishes the events of the live fan-out.
+    live_stamp: u64,
+    draining: bool,
+    counters: HomeCounters,
+}
+
+impl Home {
+    /// A home without clients.
+    pub fn new(config: HomeConfig) -> Self {
+        let shards = usize::from(config.placement.shards());
+        Self {
+            clients: SeededMap::with_hasher(config.seed),
+            subscriptions: Slab::new(),
+            index: SubIndex::new(config.seed),
+            queries: Slab::new(),
+            gatherings: SeededMap::with_hasher(config.seed),
+            generation: 0,
+            credit: vec![SUBMIT_CREDIT; shards],
+            waiting_submit: (0..shards).map(|_| VecDeque::new()).collect(),
+            slots: QUERY_SLOTS.max(shards as u32),
+            waiting_query: VecDeque::new(),
+            ready: VecDeque::new(),
+            starved: VecDeque::new(),
+            page_bytes: 0,
+            live_next: vec![0; shards],
+            live_stamp: 0,
+            draining: false,
+            counters: HomeCounters::default(),
+            config,
+        }
+    }
+
+    /// One step. Pure: no clock, no I/O.
+    pub fn step(&mut self, now: Now, input: HomeInput, fx: &mut HomeEffects) {
+        match input {
+            HomeInput::Message(client, message) => self.message(now, client, message, fx),
+            HomeInput::Authenticated(client, key) => self.authenticated(client, key),
+            HomeInput::Gone(client) => self.gone(client, fx),
+            HomeInput::Paused(client, paused) => self.pause(client, paused),
+            HomeInput::SlowReader(client, sub) => {
+                self.end_subscription(client, &sub, Some(Reason::SlowReader), fx);
+            }
+            HomeInput::Import { client, event, verify } => {
+                self.import(now, client, event, verify, fx);
+            }
+            HomeInput::Scan { client, filters } => {
+                self.start(now, query::Request::scan(client, filters), fx);
+            }
+            HomeInput::ScanCount { client, filters } => {
+                self.start(now, query::Request::scan_count(client, filters), fx);
+            }
+            HomeInput::Stats(client) => self.gather(client, fx),
+            HomeInput::From(shard, message) => self.from_shard(now, shard, message, fx),
+            HomeInput::Turn => self.turn(now, fx),
+            HomeInput::Drain => self.draining = true,
+            HomeInput::Reconfigure(new) => {
+                (self.config.limits, self.config.subscriptions_max, self.config.auth_required) =
+                    *new;
+            }
+        }
+    }
+
+    /// Whether [`HomeInput::Turn`] would get anything done.
+    pub fn has_work(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Counters since the start.
+    pub fn counters(&self) -> &HomeCounters {
+        &self.counters
+    }
+
+    /// Open subscriptions.
+    pub fn subscriptions(&self) -> usize {
+        self.subscriptions.len()
+    }
+
+    /// Bytes of pages held for clients.
+    pub fn page_bytes(&self) -> usize {
+        self.page_bytes
+    }
+
+    /// Whether submissions of this home are still under way.
+    pub fn has_submissions(&self) -> bool {
+        self.credit.iter().any(|credit| *credit < SUBMIT_CREDIT)
+    }
+
+    fn message(
+        &mut self,
+        now: Now,
+        client: Client,
+        message: ClientMessage,
+        fx: &mut HomeEffects,
+    ) {
+        let reader = self.reader(client);
+        let locked = self.config.auth_required && reader == Reader::Client(Arc::default());
+        match message {
+            ClientMessage::Event(event) if locked => {
+                self.refuse_event(client, event.view().id(), Reason::AuthFirst, fx);
+            }
+            ClientMessage::Req(sub, _) | ClientMessage::Count(sub, _) if locked => {
+                self.refuse_query(client, sub.into(), Reason::AuthFirst, fx);
+            }
+            ClientMessage::Event(event) => self.publish(now, client, event, fx),
+            ClientMessage::Req(sub, filters) => {
+                self.counters.queries += 1;
+                self.end_subscription(client, &sub, None, fx);
+                self.start(now, query::Request::req(client, sub.into(), filters, reader), fx);
+            }
+            ClientMessage::Count(sub, filters) => {
+                self.counters.counts += 1;
+                self.start(now, query::Request::count(client, sub.into(), filters, reader), fx);
+            }
+            ClientMessage::Close(sub) => self.end_subscription(client, &sub, None, fx),
+            // AUTH needs the connection's challenge and never reaches a home.
+            ClientMessage::Auth(_) => {}
+        }
+    }
+
+    fn reader(&self, client: Client) -> Reader {
+        let keys = self.clients.get(&client).and_then(|state| state.keys.clone());
+        Reader::Client(keys.unwrap_or_default())
+    }
+
+    fn authenticated(&mut self, client: Client, key: PublicKey) {
+        let state = self.clients.entry(client).or_default();
+        let mut keys: Vec<PublicKey> = state.keys.take().unwrap_or_default().to_vec();
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+        state.keys = Some(keys.into());
+    }
+
+    fn gone(&mut self, client: Client, fx: &mut HomeEffects) {
+        let Some(state) = self.clients.remove(&client) else { return };
+        for key in state.subscriptions {
+            self.drop_subscription(key, fx);
+        }
+        let queries: Vec<QueryId> = self.queries_of(client);
+        for id in queries {
+            self.drop_query(id, fx);
+        }
+    }
+
+    fn gather(&mut self, client: Client, fx: &mut HomeEffects) {
+        let shards = self.config.placement.shards();
+        self.generation = self.generation.wrapping_add(1);
+        let query = QueryId { slot: u32::MAX, generation: self.generation };
+        let gathering = Gathering { client, shards: vec![None; usize::from(shards)] };
+        self.gatherings.insert(query, gathering);
+        fx.to_shard.extend((0..shards).map(|shard| (shard, ToShard::Stats { query })));
+    }
+
+    fn gathered(
+        &mut self,
+        shard: ShardId,
+        query: QueryId,
+        stats: ShardStats,
+        fx: &mut HomeEffects,
+    ) {
+        let Some(gathering) = self.gatherings.get_mut(&query) else { return };
+        gathering.shards[usize::from(shard)] = Some(stats);
+        if gathering.shards.iter().all(Option::is_some)
+            && let Some(whole) = self.gatherings.remove(&query)
+        {
+            let shards = whole.shards.into_iter().flatten().collect();
+            fx.replies.push(Reply::Stats { client: whole.client, shards });
+        }
+    }
+
+    fn from_shard(&mut self, now: Now, shard: ShardId, message: ToHome, fx: &mut HomeEffects) {
+        match message {
+            ToHome::Outcome { ticket, id, result } => {
+                self.outcome(shard, ticket, id, result, fx);
+            }
+            ToHome::Installed { query, live_from, next } => {
+                self.installed(now, shard, query, (live_from, next), fx);
+            }
+            ToHome::Page { query, page } => {
+                self.page(now, shard, query, page, fx);
+                self.slot_returned(now, fx);
+            }
+            ToHome::Counted { query, count } => {
+                self.counted(shard, query, count, fx);
+                self.slot_returned(now, fx);
+            }
+            ToHome::QueryFailed { query, reason } => {
+                self.fail_query(query, reason, fx);
+                self.slot_returned(now, fx);
+            }
+            ToHome::Live { first, events } => self.live(now, shard, first, &events, fx),
+            ToHome::FellBehind { resume_at } => self.fell_behind(shard, resume_at, fx),
+            ToHome::Stats { query, stats } => self.gathered(shard, query, *stats, fx),
+        }
+    }
+
+    fn refuse_query(
+        &mut self,
+        client: Client,
+        sub: Rc<str>,
+        reason: Reason,
+        fx: &mut HomeEffects,
+    ) {
+        self.counters.refused.add(reason);
+        fx.replies.push(Reply::Closed { client, sub, reason });
+    }
+
+    /// Parks `command` of `client`: it goes on when credit or slots are there.
+    fn park(&mut self, client: Client, command: Command, fx: &mut HomeEffects) {
+        self.counters.parked += 1;
+        match &command {
+            Command::Submit(shard, _) => {
+                self.waiting_submit[usize::from(*shard)].push_back(client);
+            }
+            Command::Query(_) => self.waiting_query.push_back(client),
+        }
+        self.clients.entry(client).or_default().parked = Some(command);
+        fx.replies.push(Reply::Park(client));
+    }
+}
+
+/// A subscription id as homes keep it.
+fn name(sub: SubscriptionId) -> Rc<str> {
+    Rc::from(sub)
+}

@@ -1,0 +1,393 @@
+//! Queries: scatter with slots taken all or none, pages pulled as the client reads, one ordered
+//! answer.
+
+use super::merge::{Merge, Next, Part, Purpose};
+use super::{Command, EMIT_BYTES_MAX, Home, HomeEffects, PAGE_DEADLINE_MS, Reply, name};
+use crate::message::{
+    Client, PAGE_ROWS_MAX, Page, Query, QueryId, QueryMode, Reader, ShardId, ToShard,
+};
+use crate::route::Targets;
+use proto::message::Completeness;
+use proto::nip::nip17;
+use proto::{Filter, Now, Reason, SubscriptionId};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// A query as it was asked.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) client: Client,
+    pub(super) sub: Rc<str>,
+    pub(super) filters: Vec<Filter>,
+    pub(super) reader: Reader,
+    pub(super) purpose: Purpose,
+}
+
+impl Request {
+    pub(super) fn req(
+        client: Client,
+        sub: SubscriptionId,
+        filters: Vec<Filter>,
+        reader: Reader,
+    ) -> Self {
+        Self { client, sub: name(sub), filters, reader, purpose: Purpose::Subscription }
+    }
+
+    pub(super) fn count(
+        client: Client,
+        sub: SubscriptionId,
+        filters: Vec<Filter>,
+        reader: Reader,
+    ) -> Self {
+        Self { client, sub: name(sub), filters, reader, purpose: Purpose::Count(0) }
+    }
+
+    pub(super) fn scan(client: Client, filters: Vec<Filter>) -> Self {
+        let sub = Rc::from("");
+        Self { client, sub, filters, reader: Reader::Operator, purpose: Purpose::Scan }
+    }
+
+    pub(super) fn scan_count(client: Client, filters: Vec<Filter>) -> Self {
+        let purpose = Purpose::Count(0);
+        Self { client, sub: Rc::from(""), filters, reader: Reader::Operator, purpose }
+    }
+
+    /// Rows that `filter` may contribute, after clamping.
+    fn limit(&self, filter: &Filter, limits: &proto::Limits) -> u64 {
+        match (self.purpose, filter.limit) {
+            (Purpose::Subscription, Some(limit)) => limit.min(u64::from(limits.max_limit)),
+            (Purpose::Subscription, None) => u64::from(limits.default_limit),
+            (Purpose::Scan, limit) => limit.unwrap_or(u64::MAX),
+            (Purpose::Count(_), _) => u64::MAX,
+        }
+    }
+}
+
+impl Home {
+    pub(super) fn start(&mut self, now: Now, mut request: Request, fx: &mut HomeEffects) {
+        let asks_private = |filter: &Filter| nip17::asks_private_only(filter);
+        if request.reader == Reader::Client(Arc::default())
+            && request.filters.iter().any(asks_private)
+        {
+            let (client, sub) = (request.client, request.sub);
+            return self.refuse_query(client, sub, Reason::PrivateNeedsAuth, fx);
+        }
+        let open = self.clients.get(&request.client).map_or(0, |state| state.subscriptions.len());
+        if request.purpose == Purpose::Subscription && open >= self.config.subscriptions_max {
+            let (client, sub) = (request.client, request.sub);
+            return self.refuse_query(client, sub, Reason::TooManySubscriptions, fx);
+        }
+        request.filters.retain(|filter| !filter.matches_nothing());
+        let targets = Targets::of(&request.filters, &request.reader, &self.config.placement);
+        if self.slots < targets.count(self.config.placement.shards()) as u32 {
+            return self.park(request.client, Command::Query(request), fx);
+        }
+        self.scatter(now, request, targets, fx);
+    }
+
+    /// Sends the query to its shards; the slots are there.
+    fn scatter(&mut self, now: Now, request: Request, targets: Targets, fx: &mut HomeEffects) {
+        let shards = self.config.placement.shards();
+        let filters: Arc<[Filter]> = request.filters.as_slice().into();
+        let clamp = |filter: &Filter| request.limit(filter, &self.config.limits);
+        let limits: Vec<u64> = filters.iter().map(clamp).collect();
+        let mut merge = Merge {
+            client: request.client,
+            sub: request.sub.clone(),
+            purpose: request.purpose,
+            subscription: None,
+            filters: filters.clone(),
+            reader: request.reader.clone(),
+            limits,
+            parts: targets.iter(shards).map(Part::new).collect(),
+            bytes: 0,
+            is_ready: false,
+        };
+        if request.purpose == Purpose::Subscription {
+            merge.subscription = Some(self.add_subscription(&request, filters, targets));
+        }
+        self.generation = self.generation.wrapping_add(1);
+        let generation = self.generation;
+        let id = QueryId { slot: self.queries.vacant_key() as u32, generation };
+        let rows = first_page_rows(&merge);
+        let mode = match merge.purpose {
+            Purpose::Count(_) => QueryMode::Count,
+            Purpose::Subscription | Purpose::Scan => QueryMode::Rows { first_page_rows: rows },
+        };
+        let replies = mode == QueryMode::Count || rows > 0;
+        let limits: Arc<[u64]> = merge.limits.as_slice().into();
+        for part in &mut merge.parts {
+            part.in_flight = replies;
+            part.exhausted = !replies;
+            self.slots -= u32::from(replies);
+            let query = Query {
+                id,
+                filters: merge.filters.clone(),
+                limits: limits.clone(),
+                reader: merge.reader.clone(),
+                mode,
+                live: merge.subscription.is_some(),
+                deadline_ms: now.monotonic_ms + PAGE_DEADLINE_MS,
+            };
+            fx.to_shard.push((part.shard, ToShard::Query(Box::new(query))));
+        }
+        if let Some(key) = merge.subscription
+            && let Some(subscription) = self.subscription(key)
+        {
+            subscription.query = Some(id);
+        }
+        self.queries.insert((generation, merge));
+        self.advance(now, id, fx);
+    }
+
+    /// A reply has come, whoever it was for: queries under way first, then new ones.
+    pub(super) fn slot_returned(&mut self, now: Now, fx: &mut HomeEffects) {
+        self.slots += 1;
+        if let Some(id) = self.starved.pop_front() {
+            self.make_ready(id);
+        }
+        self.serve_waiting_queries(now, fx);
+    }
+
+    fn serve_waiting_queries(&mut self, now: Now, fx: &mut HomeEffects) {
+        while let Some(client) = self.waiting_query.front().copied() {
+            let parked = self.clients.get_mut(&client).map(|state| &mut state.parked);
+            let Some(parked @ Some(Command::Query(_))) = parked else {
+                self.waiting_query.pop_front();
+                continue;
+            };
+            let Some(Command::Query(request)) = parked.take() else { return };
+            let targets = Targets::of(&request.filters, &request.reader, &self.config.placement);
+            if self.slots < targets.count(self.config.placement.shards()) as u32 {
+                *parked_of(self, client) = Some(Command::Query(request));
+                return;
+            }
+            self.waiting_query.pop_front();
+            self.scatter(now, request, targets, fx);
+            fx.replies.push(Reply::Unpark(client));
+        }
+    }
+
+    pub(super) fn query(&mut self, id: QueryId) -> Option<&mut Merge> {
+        let (generation, merge) = self.queries.get_mut(id.slot as usize)?;
+        (*generation == id.generation).then_some(merge)
+    }
+
+    pub(super) fn queries_of(&self, client: Client) -> Vec<QueryId> {
+        self.queries
+            .iter()
+            .filter(|(_, (_, merge))| merge.client == client)
+            .map(|(slot, (generation, _))| QueryId { slot: slot as u32, generation: *generation })
+            .collect()
+    }
+
+    pub(super) fn page(
+        &mut self,
+        now: Now,
+        shard: ShardId,
+        id: QueryId,
+        page: Page,
+        fx: &mut HomeEffects,
+    ) {
+        let Some(merge) = self.query(id) else { return };
+        let Some(part) = merge.parts.iter().position(|part| part.shard == shard) else { return };
+        let bytes = merge.take_page(part, page);
+        self.page_bytes += bytes;
+        if self.page_bytes > self.config.page_bytes_max {
+            self.evict_largest(fx);
+        }
+        self.advance(now, id, fx);
+    }
+
+    /// Pages of slow readers have used up the budget: the query that holds most of it ends.
+    fn evict_largest(&mut self, fx: &mut HomeEffects) {
+        let largest = self.queries.iter().max_by_key(|(_, (_, merge))| merge.bytes);
+        if let Some((slot, (generation, _))) = largest {
+            let id = QueryId { slot: slot as u32, generation: *generation };
+            self.fail_query(id, Reason::SlowReader, fx);
+        }
+    }
+
+    pub(super) fn counted(
+        &mut self,
+        shard: ShardId,
+        id: QueryId,
+        count: u64,
+        fx: &mut HomeEffects,
+    ) {
+        let Some(merge) = self.query(id) else { return };
+        if let Some(part) = merge.parts.iter_mut().find(|part| part.shard == shard) {
+            part.in_flight = false;
+            part.exhausted = true;
+        }
+        let Purpose::Count(sum) = &mut merge.purpose else { return };
+        *sum += count;
+        let total = *sum;
+        if merge.parts.iter().all(|part| part.exhausted) {
+            let (client, sub) = (merge.client, merge.sub.clone());
+            fx.replies.push(Reply::Count { client, sub, count: total });
+            self.drop_query(id, fx);
+        }
+    }
+
+    /// Ends a query without an answer; a subscription ends with it.
+    pub(super) fn fail_query(&mut self, id: QueryId, reason: Reason, fx: &mut HomeEffects) {
+        let Some(merge) = self.query(id) else { return };
+        let (client, sub) = (merge.client, merge.sub.clone());
+        if merge.subscription.is_some() {
+            self.end_subscription(client, &sub, Some(reason), fx);
+        } else {
+            self.drop_query(id, fx);
+            self.refuse_query(client, sub, reason, fx);
+        }
+    }
+
+    /// Forgets a query and tells the shards that still work for it. Replies under way give their
+    /// slots back when they come.
+    pub(super) fn drop_query(&mut self, id: QueryId, fx: &mut HomeEffects) {
+        if self.query(id).is_none() {
+            return;
+        }
+        let (_, merge) = self.queries.remove(id.slot as usize);
+        self.page_bytes -= merge.bytes;
+        let unfinished = merge.parts.iter().filter(|part| !part.exhausted);
+        fx.to_shard.extend(unfinished.map(|part| (part.shard, ToShard::Cancel { query: id })));
+    }
+
+    pub(super) fn pause(&mut self, client: Client, paused: bool) {
+        match self.clients.get_mut(&client) {
+            Some(state) => state.paused = paused,
+            None => return,
+        }
+        if !paused {
+            self.queries_of(client).into_iter().for_each(|id| self.make_ready(id));
+        }
+    }
+
+    fn make_ready(&mut self, id: QueryId) {
+        if let Some(merge) = self.query(id)
+            && !merge.is_ready
+        {
+            merge.is_ready = true;
+            self.ready.push_back(id);
+        }
+    }
+
+    /// Gives every ready query one turn.
+    pub(super) fn turn(&mut self, now: Now, fx: &mut HomeEffects) {
+        for _ in 0..self.ready.len() {
+            let Some(id) = self.ready.pop_front() else { return };
+            if let Some(merge) = self.query(id) {
+                merge.is_ready = false;
+                self.advance(now, id, fx);
+            }
+        }
+    }
+
+    /// Sends what can be sent, asks for what is missing, ends what is done.
+    pub(super) fn advance(&mut self, now: Now, id: QueryId, fx: &mut HomeEffects) {
+        let shards = self.config.placement.shards();
+        let Some(merge) = self.query(id) else { return };
+        let client = merge.client;
+        if matches!(merge.purpose, Purpose::Count(_)) {
+            return self.finish_empty_count(id, fx);
+        }
+        if self.clients.get(&client).is_some_and(|state| state.paused) {
+            return;
+        }
+        let mut emitted = 0;
+        loop {
+            let Some(merge) = self.query(id) else { return };
+            let before = merge.bytes;
+            let step = merge.next();
+            let released = before - merge.bytes;
+            let sub = merge.sub.clone();
+            self.page_bytes -= released;
+            match step {
+                Next::Row(event) => {
+                    emitted += event.packed().len();
+                    self.counters.stored_rows += 1;
+                    fx.replies.push(Reply::Stored { client, sub, event });
+                    if emitted >= EMIT_BYTES_MAX {
+                        return self.make_ready(id);
+                    }
+                }
+                Next::Wait(blocked) => return self.ask(now, id, &blocked, fx),
+                Next::Done(nothing_left) => {
+                    let key = self.query(id).and_then(|merge| merge.subscription);
+                    let installed = key.and_then(|key| self.subscription(key));
+                    if installed.is_some_and(|sub| !sub.is_installed(shards)) {
+                        return;
+                    }
+                    return self.finish(id, nothing_left, fx);
+                }
+            }
+        }
+    }
+
+    /// A COUNT that no shard was asked for is zero.
+    fn finish_empty_count(&mut self, id: QueryId, fx: &mut HomeEffects) {
+        let Some(merge) = self.query(id).filter(|merge| merge.parts.is_empty()) else { return };
+        let (client, sub) = (merge.client, merge.sub.clone());
+        fx.replies.push(Reply::Count { client, sub, count: 0 });
+        self.drop_query(id, fx);
+    }
+
+    /// Asks the blocked parts for their next page, as far as slots go; a query that gets too few
+    /// goes on when a slot comes back.
+    fn ask(&mut self, now: Now, id: QueryId, blocked: &[usize], fx: &mut HomeEffects) {
+        let mut slots = self.slots;
+        let Some(merge) = self.query(id) else { return };
+        let limits: Arc<[u64]> = merge.limits.as_slice().into();
+        let rows = page_rows(merge.remaining(), merge.parts.len());
+        let mut starved = false;
+        for index in blocked {
+            let part = &mut merge.parts[*index];
+            if part.in_flight {
+                continue;
+            }
+            if slots == 0 {
+                starved = true;
+                break;
+            }
+            slots -= 1;
+            part.in_flight = true;
+            let deadline_ms = now.monotonic_ms + PAGE_DEADLINE_MS;
+            let more = ToShard::More { query: id, rows, limits: limits.clone(), deadline_ms };
+            fx.to_shard.push((part.shard, more));
+        }
+        self.slots = slots;
+        if starved {
+            self.starved.push_back(id);
+        }
+    }
+
+    fn finish(&mut self, id: QueryId, nothing_left: bool, fx: &mut HomeEffects) {
+        let Some(merge) = self.query(id) else { return };
+        let (client, sub, key) = (merge.client, merge.sub.clone(), merge.subscription);
+        let completeness =
+            if nothing_left { Completeness::Finish } else { Completeness::More };
+        fx.replies.push(Reply::Eose { client, sub, completeness });
+        self.drop_query(id, fx);
+        if let Some(key) = key {
+            self.release_held(key, fx);
+        }
+    }
+}
+
+fn parked_of(home: &mut Home, client: Client) -> &mut Option<Command> {
+    &mut home.clients.entry(client).or_default().parked
+}
+
+/// Rows to ask one shard for: one beyond the limit tells whether anything is left.
+fn page_rows(remaining: u64, parts: usize) -> u32 {
+    let share = match parts {
+        0 | 1 => remaining.saturating_add(1),
+        parts => (remaining.saturating_mul(2) / parts as u64).max(8).saturating_add(1),
+    };
+    share.min(u64::from(PAGE_ROWS_MAX)) as u32
+}
+
+fn first_page_rows(merge: &Merge) -> u32 {
+    if merge.remaining() == 0 { 0 } else { page_rows(merge.remaining(), merge.parts.len()) }
+}

@@ -1,0 +1,246 @@
+//! Live subscriptions: their table, their horizons, and the fan-out of live events to them.
+
+use super::{HELD_EVENTS_MAX, Home, HomeEffects, Reply, query};
+use crate::message::{Client, LiveIndex, QueryId, Reader, ShardId, ToShard};
+use crate::route::Targets;
+use crate::subindex::SubscriptionKey;
+use proto::nip::{nip17, nip40};
+use proto::{Event, Filter, Now, Reason};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// One live subscription.
+pub(super) struct Subscription {
+    pub(super) generation: u32,
+    pub(super) client: Client,
+    pub(super) name: Rc<str>,
+    pub(super) filters: Arc<[Filter]>,
+    pub(super) targets: Targets,
+    /// By shard, the first live index that is this subscription's; `None` while the shard has not
+    /// installed it. Dropped once every shard's stream has passed it.
+    pub(super) live_from: Option<Box<[Option<LiveIndex>]>>,
+    /// The stored phase, while it lasts.
+    pub(super) query: Option<QueryId>,
+    /// Live events that wait for the end of the stored phase, in order of arrival.
+    pub(super) held: Vec<Event>,
+    /// The last event that was matched against this subscription.
+    stamp: u64,
+}
+
+impl Subscription {
+    fn takes(&self, shard: ShardId, index: LiveIndex) -> bool {
+        match &self.live_from {
+            Some(live_from) => live_from[usize::from(shard)].is_some_and(|from| index >= from),
+            None => self.targets.contains(shard),
+        }
+    }
+
+    pub(super) fn is_installed(&self, shards: u16) -> bool {
+        self.live_from.as_ref().is_none_or(|live_from| {
+            self.targets.iter(shards).all(|shard| live_from[usize::from(shard)].is_some())
+        })
+    }
+}
+
+impl Home {
+    /// Enters a subscription; its stored phase is `query`.
+    pub(super) fn add_subscription(
+        &mut self,
+        request: &query::Request,
+        filters: Arc<[Filter]>,
+        targets: Targets,
+    ) -> SubscriptionKey {
+        self.generation = self.generation.wrapping_add(1);
+        let generation = self.generation;
+        let shards = usize::from(self.config.placement.shards());
+        let slot = self.subscriptions.insert(Subscription {
+            generation,
+            client: request.client,
+            name: request.sub.clone(),
+            filters: filters.clone(),
+            targets,
+            live_from: Some(vec![None; shards].into()),
+            query: None,
+            held: Vec::new(),
+            stamp: 0,
+        });
+        let key = SubscriptionKey { slot: slot as u32, generation };
+        self.index.insert(key, &filters);
+        self.clients.entry(request.client).or_default().subscriptions.push(key);
+        key
+    }
+
+    pub(super) fn subscription(&mut self, key: SubscriptionKey) -> Option<&mut Subscription> {
+        self.subscriptions
+            .get_mut(key.slot as usize)
+            .filter(|subscription| subscription.generation == key.generation)
+    }
+
+    /// Ends the client's subscription (or query) called `sub`, if there is one.
+    pub(super) fn end_subscription(
+        &mut self,
+        client: Client,
+        sub: &str,
+        reason: Option<Reason>,
+        fx: &mut HomeEffects,
+    ) {
+        let Some(state) = self.clients.get(&client) else { return };
+        let found = state.subscriptions.iter().copied().find(|key| {
+            self.subscriptions.get(key.slot as usize).is_some_and(|have| *have.name == *sub)
+        });
+        let Some(key) = found else { return };
+        if let Some(state) = self.clients.get_mut(&client) {
+            state.subscriptions.retain(|other| *other != key);
+        }
+        self.drop_subscription(key, fx);
+        if let Some(reason) = reason {
+            self.refuse_query(client, Rc::from(sub), reason, fx);
+        }
+    }
+
+    /// Takes a subscription out of the table and the index and tells its shards. The caller takes
+    /// it off its client's list.
+    pub(super) fn drop_subscription(&mut self, key: SubscriptionKey, fx: &mut HomeEffects) {
+        if self.subscription(key).is_none() {
+            return;
+        }
+        let ended = self.subscriptions.remove(key.slot as usize);
+        if let Some(query) = ended.query {
+            self.drop_query(query, fx);
+        }
+        let live = &self.subscriptions;
+        self.index.remove(&ended.filters, |entry| {
+            live.get(entry.slot as usize).is_some_and(|have| have.generation == entry.generation)
+        });
+        let shards = self.config.placement.shards();
+        fx.to_shard.extend(
+            ended.targets.iter(shards).map(|s| (s, ToShard::Uninterest { subscriptions: 1 })),
+        );
+    }
+
+    pub(super) fn installed(
+        &mut self,
+        now: Now,
+        shard: ShardId,
+        id: QueryId,
+        (live_from, next): (LiveIndex, LiveIndex),
+        fx: &mut HomeEffects,
+    ) {
+        self.live_next[usize::from(shard)] = next;
+        let Some(key) = self.query(id).and_then(|merge| merge.subscription) else { return };
+        if let Some(subscription) = self.subscription(key)
+            && let Some(horizons) = &mut subscription.live_from
+        {
+            horizons[usize::from(shard)] = Some(live_from);
+        }
+        self.advance(now, id, fx);
+    }
+
+    /// Fans a batch of live events out and grants the shard as many again.
+    pub(super) fn live(
+        &mut self,
+        now: Now,
+        shard: ShardId,
+        first: LiveIndex,
+        events: &[Event],
+        fx: &mut HomeEffects,
+    ) {
+        for (index, event) in (first..).zip(events) {
+            self.live_next[usize::from(shard)] = index + 1;
+            self.live_one(now, shard, index, event, fx);
+        }
+        fx.to_shard.push((shard, ToShard::LiveCredit { events: events.len() as u32 }));
+    }
+
+    fn live_one(
+        &mut self,
+        now: Now,
+        shard: ShardId,
+        index: LiveIndex,
+        event: &Event,
+        fx: &mut HomeEffects,
+    ) {
+        let view = event.view();
+        if matches!(nip40::expires_at(&view), Ok(Some(at)) if at <= now.unix_s) {
+            return;
+        }
+        self.live_stamp += 1;
+        let stamp = self.live_stamp;
+        let is_private = nip17::is_private(view.kind());
+        let mut to = Vec::new();
+        let mut overflowed = Vec::new();
+        let (subscriptions, clients) = (&mut self.subscriptions, &self.clients);
+        self.index.candidates(&view, |key| {
+            let Some(subscription) = subscriptions.get_mut(key.slot as usize) else { return };
+            if subscription.generation != key.generation || subscription.stamp == stamp {
+                return;
+            }
+            subscription.stamp = stamp;
+            if !subscription.takes(shard, index)
+                || !subscription.filters.iter().any(|filter| filter.matches(&view))
+            {
+                return;
+            }
+            if is_private {
+                let keys = clients.get(&subscription.client).and_then(|state| state.keys.clone());
+                if !Reader::Client(keys.unwrap_or_default()).may_read(&view) {
+                    return;
+                }
+            }
+            if subscription.query.is_none() {
+                to.push((subscription.client, subscription.name.clone()));
+            } else if subscription.held.len() < HELD_EVENTS_MAX {
+                subscription.held.push(event.clone());
+            } else {
+                overflowed.push((subscription.client, subscription.name.clone()));
+            }
+        });
+        if !to.is_empty() {
+            self.counters.deliveries += to.len() as u64;
+            fx.replies.push(Reply::Live { event: event.clone(), to });
+        }
+        for (client, name) in overflowed {
+            self.end_subscription(client, &name, Some(Reason::LiveOverflow), fx);
+        }
+    }
+
+    /// The stored phase of `key` is over: what was held follows, from now on events go straight
+    /// through.
+    pub(super) fn release_held(&mut self, key: SubscriptionKey, fx: &mut HomeEffects) {
+        let passed: Vec<LiveIndex> = self.live_next.clone();
+        let Some(subscription) = self.subscription(key) else { return };
+        subscription.query = None;
+        let held = std::mem::take(&mut subscription.held);
+        let (client, name) = (subscription.client, subscription.name.clone());
+        let settled = subscription.live_from.as_ref().is_some_and(|live_from| {
+            live_from.iter().zip(&passed).all(|(from, next)| from.is_none_or(|from| *next >= from))
+        });
+        if settled {
+            subscription.live_from = None;
+        }
+        self.counters.deliveries += held.len() as u64;
+        fx.replies.extend(
+            held.into_iter().map(|event| Reply::Live { event, to: vec![(client, name.clone())] }),
+        );
+    }
+
+    /// This core fell off a shard's ring: every subscription that touches the shard ends, since
+    /// events are missing in it.
+    pub(super) fn fell_behind(
+        &mut self,
+        shard: ShardId,
+        resume_at: LiveIndex,
+        fx: &mut HomeEffects,
+    ) {
+        self.live_next[usize::from(shard)] = resume_at;
+        let touched: Vec<(Client, Rc<str>)> = self
+            .subscriptions
+            .iter()
+            .filter(|(_, subscription)| subscription.targets.contains(shard))
+            .map(|(_, subscription)| (subscription.client, subscription.name.clone()))
+            .collect();
+        for (client, name) in touched {
+            self.end_subscription(client, &name, Some(Reason::FellBehind), fx);
+        }
+    }
+}
