@@ -1,2 +1,2 @@
-//! stub
+//! The binary `turnpike`.
 fn main() {}

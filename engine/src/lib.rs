@@ -1,0 +1,6 @@
+//! The relay: everything below put on cores, sockets and disks, and the command line over it.
+//!
+//! **What it does not know:** any rule of Nostr. A branch here that depends on what an event says
+//! is in the wrong crate. Entry point: [`cli`].
+
+pub mod runtime;

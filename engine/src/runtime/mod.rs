@@ -1,0 +1,21 @@
+//! The product's one place with sockets, clocks, threads and entropy.
+//!
+//! **What it does not know:** Nostr. It moves bytes, wakes threads and syncs files; whose they are
+//! is the core loop's business. `unsafe` is allowed here, and each block states what it relies on.
+
+pub mod clock;
+pub mod entropy;
+pub mod listener;
+pub mod log_thread;
+pub mod machine;
+pub mod pool;
+pub mod probe;
+pub mod reactor;
+pub mod slots;
+pub mod wake;
+
+mod epoll;
+mod uring;
+
+#[cfg(test)]
+mod tests;
