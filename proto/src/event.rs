@@ -89,25 +89,38 @@ impl EventParts<'_> {
         HEADER_BYTES + self.tags_json.len() + self.content_json.len()
     }
 
-    /// Appends the packed form. The caller vouches that both spans are canonical.
+    fn header(&self) -> [u8; HEADER_BYTES] {
+        let mut header = [0; HEADER_BYTES];
+        header[0..32].copy_from_slice(&self.id.0);
+        header[32..64].copy_from_slice(&self.pubkey.0);
+        header[64..128].copy_from_slice(&self.sig.0);
+        header[128..132].copy_from_slice(&self.created_at.to_le_bytes());
+        header[132..134].copy_from_slice(&self.kind.to_le_bytes());
+        header[136..140].copy_from_slice(&(self.tags_json.len() as u32).to_le_bytes());
+        header
+    }
+
+    /// Appends the packed form. The caller vouches that both spans are canonical and that the tags
+    /// are shorter than 4 GiB.
     pub fn write_packed(&self, out: &mut Vec<u8>) {
         out.reserve(self.packed_bytes());
-        out.extend_from_slice(&self.id.0);
-        out.extend_from_slice(&self.pubkey.0);
-        out.extend_from_slice(&self.sig.0);
-        out.extend_from_slice(&self.created_at.to_le_bytes());
-        out.extend_from_slice(&self.kind.to_le_bytes());
-        out.extend_from_slice(&[0, 0]);
-        out.extend_from_slice(&(self.tags_json.len() as u32).to_le_bytes());
+        out.extend_from_slice(&self.header());
         out.extend_from_slice(self.tags_json);
         out.extend_from_slice(self.content_json);
     }
 
-    /// The packed event.
+    /// The packed event, in one allocation. The caller vouches as for [`EventParts::write_packed`].
     pub fn pack(&self) -> Event {
-        let mut packed = Vec::with_capacity(self.packed_bytes());
-        self.write_packed(&mut packed);
-        Event(Arc::from(packed))
+        let mut shared: Arc<[u8]> = std::iter::repeat_n(0, self.packed_bytes()).collect();
+        // Nobody else has seen the allocation yet, so it is always ours to write.
+        if let Some(packed) = Arc::get_mut(&mut shared) {
+            let (header, spans) = packed.split_at_mut(HEADER_BYTES);
+            let (tags, content) = spans.split_at_mut(self.tags_json.len());
+            header.copy_from_slice(&self.header());
+            tags.copy_from_slice(self.tags_json);
+            content.copy_from_slice(self.content_json);
+        }
+        Event(shared)
     }
 
     /// SHA-256 of the canonical form (NIP-01), whatever `id` claims.

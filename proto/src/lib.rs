@@ -20,6 +20,7 @@ pub mod message;
 pub mod nip;
 pub mod parse;
 pub mod reason;
+mod scan;
 pub mod tag;
 pub mod time;
 pub mod verify;

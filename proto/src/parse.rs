@@ -7,7 +7,6 @@ mod event;
 mod filter;
 mod lexer;
 mod message;
-mod scan;
 
 use crate::limits::Limits;
 use crate::message::{ClientMessage, MessageError};

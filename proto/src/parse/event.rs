@@ -1,7 +1,7 @@
 //! EVENT objects. Spans that arrive in canonical form are copied as they are into the packed event;
 //! any other spelling is rewritten, so that the packed form knows one spelling only.
 
-use super::lexer::{Lexer, Spelling, Text};
+use super::lexer::{Lexer, Spelling};
 use crate::id::read_hex;
 use crate::json::write_string;
 use crate::{Event, EventId, EventParts, Limits, PublicKey, Reason, Signature};
@@ -30,9 +30,7 @@ pub(super) fn read_event(lexer: &mut Lexer<'_>, limits: &Limits) -> Result<Event
     let mut fields = Fields::default();
     if !lexer.take(b'}') {
         loop {
-            let key = lexer.string()?;
-            lexer.demand(b':')?;
-            fields.read(key, lexer, limits)?;
+            fields.read_member(lexer, limits)?;
             if !lexer.take(b',') {
                 break;
             }
@@ -43,43 +41,100 @@ pub(super) fn read_event(lexer: &mut Lexer<'_>, limits: &Limits) -> Result<Event
     fields.finish(limits)
 }
 
+/// The seven keys of an event.
+#[derive(Clone, Copy)]
+enum Key {
+    Id,
+    Pubkey,
+    CreatedAt,
+    Kind,
+    Tags,
+    Content,
+    Sig,
+}
+
+impl Key {
+    /// The key that `text` begins with, as everybody spells it, and the bytes up to its value: the
+    /// quotes and the colon included.
+    #[inline]
+    fn at_start(text: &[u8]) -> Option<(Self, usize)> {
+        let (key, spelling): (Self, &[u8]) = match text.get(1..3)? {
+            b"id" => (Self::Id, b"\"id\":"),
+            b"pu" => (Self::Pubkey, b"\"pubkey\":"),
+            b"cr" => (Self::CreatedAt, b"\"created_at\":"),
+            b"ki" => (Self::Kind, b"\"kind\":"),
+            b"ta" => (Self::Tags, b"\"tags\":"),
+            b"co" => (Self::Content, b"\"content\":"),
+            b"si" => (Self::Sig, b"\"sig\":"),
+            _ => return None,
+        };
+        text.starts_with(spelling).then_some((key, spelling.len()))
+    }
+
+    fn named(name: &[u8]) -> Option<Self> {
+        Some(match name {
+            b"id" => Self::Id,
+            b"pubkey" => Self::Pubkey,
+            b"created_at" => Self::CreatedAt,
+            b"kind" => Self::Kind,
+            b"tags" => Self::Tags,
+            b"content" => Self::Content,
+            b"sig" => Self::Sig,
+            _ => return None,
+        })
+    }
+}
+
 impl<'a> Fields<'a> {
-    fn read(
+    /// Reads one key and its value.
+    #[inline]
+    fn read_member(&mut self, lexer: &mut Lexer<'a>, limits: &Limits) -> Result<(), Reason> {
+        lexer.skip_space();
+        if let Some((key, length)) = Key::at_start(lexer.rest()) {
+            lexer.pass(length);
+            return self.read_value(key, lexer, limits);
+        }
+        self.read_unusual_member(lexer, limits)
+    }
+
+    /// An unknown key, or one of ours with an escape in it or white space behind it.
+    #[cold]
+    fn read_unusual_member(
         &mut self,
-        key: Text<'a>,
         lexer: &mut Lexer<'a>,
         limits: &Limits,
     ) -> Result<(), Reason> {
-        if key.spelling != Spelling::Plain {
-            return self.read_named(key.decoded(), lexer, limits);
+        let name = lexer.string()?.decoded();
+        lexer.demand(b':')?;
+        match Key::named(&name) {
+            Some(key) => self.read_value(key, lexer, limits),
+            None => {
+                self.unknown.push(name);
+                lexer.skip_value()
+            }
         }
-        self.read_named(Cow::Borrowed(key.inside), lexer, limits)
     }
 
     #[inline]
-    fn read_named(
+    fn read_value(
         &mut self,
-        key: Cow<'a, [u8]>,
+        key: Key,
         lexer: &mut Lexer<'a>,
         limits: &Limits,
     ) -> Result<(), Reason> {
-        match &*key {
-            b"id" => once(&mut self.id, || read_hex_string(lexer, Reason::BadId)),
-            b"pubkey" => once(&mut self.pubkey, || read_hex_string(lexer, Reason::BadPubkey)),
-            b"sig" => once(&mut self.sig, || read_hex_string(lexer, Reason::BadSigFormat)),
-            b"created_at" => once(&mut self.created_at, || {
+        match key {
+            Key::Id => once(&mut self.id, || read_hex_string(lexer, Reason::BadId)),
+            Key::Pubkey => once(&mut self.pubkey, || read_hex_string(lexer, Reason::BadPubkey)),
+            Key::Sig => once(&mut self.sig, || read_hex_string(lexer, Reason::BadSigFormat)),
+            Key::CreatedAt => once(&mut self.created_at, || {
                 read_integer(lexer, u64::from(u32::MAX), Reason::BadCreatedAt)
                     .map(|seconds| seconds as u32)
             }),
-            b"kind" => once(&mut self.kind, || {
+            Key::Kind => once(&mut self.kind, || {
                 read_integer(lexer, u64::from(u16::MAX), Reason::BadKind).map(|kind| kind as u16)
             }),
-            b"tags" => once(&mut self.tags_json, || read_tags(lexer, limits)),
-            b"content" => once(&mut self.content_json, || read_content(lexer)),
-            _ => {
-                self.unknown.push(key);
-                lexer.skip_value()
-            }
+            Key::Tags => once(&mut self.tags_json, || read_tags(lexer, limits)),
+            Key::Content => once(&mut self.content_json, || read_content(lexer)),
         }
     }
 

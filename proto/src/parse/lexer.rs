@@ -1,9 +1,9 @@
 //! JSON tokens. The text is valid UTF-8 (checked once for the whole message), so strings are only
 //! searched for quotes, escapes and control characters.
 
-use super::scan::find_special;
 use crate::Reason;
 use crate::limits::{JSON_DEPTH_MAX, NUMBER_CHARACTERS_MAX};
+use crate::scan::find_special;
 use std::borrow::Cow;
 
 // The stack of open brackets while skipping is one bit per level.
