@@ -1,6 +1,9 @@
 //! The relay: everything below put on cores, sockets and disks, and the command line over it.
 //!
 //! **What it does not know:** any rule of Nostr. A branch here that depends on what an event says
-//! is in the wrong crate. Entry point: [`cli`].
+//! is in the wrong crate.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod config;
+pub mod log;
 pub mod runtime;

@@ -180,14 +180,11 @@ impl EpollReactor {
         }
     }
 
-    pub(crate) fn send(&mut self, id: SocketId, mut bytes: Vec<u8>) -> Sending {
+    pub(crate) fn send(&mut self, id: SocketId, bytes: Vec<u8>) -> Sending {
         let Some(socket) = self.sockets.find(id) else { return Sending::Failed(Errno::BADF) };
         assert!(socket.sending.is_none(), "one send at a time per socket");
         match send_some(&socket.fd, &bytes) {
-            Ok(sent) if sent == bytes.len() => {
-                bytes.clear();
-                Sending::Done(bytes)
-            }
+            Ok(sent) if sent == bytes.len() => Sending::Done(bytes),
             Ok(sent) => {
                 socket.sending = Some(Unsent { bytes, at: sent });
                 register(&self.epoll, id, socket);
@@ -291,8 +288,7 @@ fn continue_sending(epoll: &OwnedFd, id: SocketId, socket: &mut Socket, sink: &m
         }
     }
     if unsent.at == unsent.bytes.len() {
-        let mut buffer = std::mem::take(&mut unsent.bytes);
-        buffer.clear();
+        let buffer = std::mem::take(&mut unsent.bytes);
         socket.sending = None;
         register(epoll, id, socket);
         if socket.deaf {

@@ -3,6 +3,12 @@
 //! **What it does not know:** Nostr. It moves bytes, wakes threads and syncs files; whose they are
 //! is the core loop's business. `unsafe` is allowed here, and each block states what it relies on.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "this is the seam: clocks, threads and system files are read here and handed on"
+)]
+
 pub mod clock;
 pub mod entropy;
 pub mod listener;

@@ -43,7 +43,7 @@ pub enum Completion<'a> {
     Sent {
         /// To whom.
         socket: SocketId,
-        /// The buffer, empty, for use again.
+        /// The bytes, as they were given.
         buffer: Vec<u8>,
     },
     /// The socket is of no further use; the core closes it.
@@ -65,7 +65,7 @@ pub type Sink<'s> = dyn FnMut(Completion<'_>) + 's;
 /// How far a send went at once.
 #[derive(Debug)]
 pub enum Sending {
-    /// All of it; the buffer comes back empty.
+    /// All of it; the bytes come back as they were given.
     Done(Vec<u8>),
     /// [`Completion::Sent`] or [`Completion::Failed`] will follow.
     Started,

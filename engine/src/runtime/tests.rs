@@ -64,7 +64,7 @@ impl Bench {
                 }
                 Completion::PeerClosed { socket } => closed.push(socket),
                 Completion::Sent { socket, buffer } => {
-                    assert!(buffer.is_empty());
+                    assert!(!buffer.is_empty());
                     sent.push(socket);
                 }
                 Completion::Failed { socket, .. } => failed.push(socket),
@@ -103,7 +103,7 @@ impl Bench {
     fn send(&mut self, socket: SocketId, bytes: Vec<u8>) {
         match self.reactor.send(socket, bytes) {
             Sending::Done(buffer) => {
-                assert!(buffer.is_empty());
+                assert!(!buffer.is_empty());
                 self.sent.push(socket);
             }
             Sending::Started => {}

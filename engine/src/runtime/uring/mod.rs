@@ -428,8 +428,7 @@ impl UringReactor {
         }
         if unsent.at < unsent.bytes.len() {
             self.continue_sending(id);
-        } else if let Some(mut unsent) = socket.sending.take() {
-            unsent.bytes.clear();
+        } else if let Some(unsent) = socket.sending.take() {
             sink(Completion::Sent { socket: id, buffer: unsent.bytes });
         }
     }
