@@ -31,6 +31,17 @@ pub struct TagFilter {
     pub values: Vec<Box<[u8]>>,
 }
 
+impl TagFilter {
+    /// Whether `event` has a tag of this letter with one of the values.
+    fn matches(&self, event: &EventRef<'_>) -> bool {
+        event.tags().filter(|tag| tag.letter() == Some(self.letter)).any(|tag| {
+            tag.value().is_some_and(|value| {
+                self.values.binary_search_by(|wanted| (**wanted).cmp(&value)).is_ok()
+            })
+        })
+    }
+}
+
 impl Filter {
     /// Whether no event can ever match: an empty list, or `since` after `until`.
     pub fn matches_nothing(&self) -> bool {
@@ -55,12 +66,7 @@ impl Filter {
         {
             return false;
         }
-        self.tags.iter().all(|wanted| {
-            event.tags().indexed().any(|(letter, value)| {
-                letter == wanted.letter
-                    && wanted.values.binary_search_by(|have| (**have).cmp(&value)).is_ok()
-            })
-        })
+        self.tags.iter().all(|wanted| wanted.matches(event))
     }
 
     /// Number of values in all lists.

@@ -14,27 +14,37 @@ pub fn write_string(text: &[u8], out: &mut Vec<u8>) {
 /// Appends `text` escaped, without quotes.
 pub fn write_escaped(text: &[u8], out: &mut Vec<u8>) {
     let mut start = 0;
-    for (at, byte) in text.iter().enumerate() {
+    while let Some(at) = crate::scan::find_special(text, start) {
+        let byte = text[at];
         let short = match byte {
-            b'"' => b'"',
-            b'\\' => b'\\',
             b'\n' => b'n',
             b'\r' => b'r',
             b'\t' => b't',
             8 => b'b',
             12 => b'f',
             0..=31 => b'u',
-            _ => continue,
+            quote_or_backslash => quote_or_backslash,
         };
         out.extend_from_slice(&text[start..at]);
         start = at + 1;
         out.extend_from_slice(&[b'\\', short]);
         if short == b'u' {
             out.extend_from_slice(b"00");
-            crate::id::write_hex(&[*byte], out);
+            crate::id::write_hex(&[byte], out);
         }
     }
     out.extend_from_slice(&text[start..]);
+}
+
+/// Reads an integer as JSON and the NIPs write it: digits only, no sign, no leading zero.
+pub(crate) fn read_integer(text: &[u8]) -> Option<u64> {
+    if text.is_empty() || (text.len() > 1 && text[0] == b'0') {
+        return None;
+    }
+    text.iter().try_fold(0u64, |value, digit| match digit {
+        b'0'..=b'9' => value.checked_mul(10)?.checked_add(u64::from(digit - b'0')),
+        _ => None,
+    })
 }
 
 /// Removes the escapes of a canonical string's inside. A malformed escape ends the text: the input
@@ -55,11 +65,11 @@ pub fn unescape(inside: &[u8]) -> Cow<'_, [u8]> {
             Some(b'f') => (12, 2),
             Some(b'u') => {
                 let hex = rest.get(at + 4..at + 6).and_then(crate::id::read_hex::<1>);
-                let Some([byte]) = hex else { break };
+                let Some([byte]) = hex else { return Cow::Owned(out) };
                 (byte, 6)
             }
             Some(other) => (*other, 2),
-            None => break,
+            None => return Cow::Owned(out),
         };
         out.push(byte);
         rest = &rest[at + used..];
@@ -129,4 +139,78 @@ pub fn is_canonical_string(json: &[u8]) -> bool {
         }
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_character_is_written_canonically_and_read_back() {
+        for character in (0..=0x2_00ff).filter_map(char::from_u32) {
+            let text = format!("a{character}b");
+            let mut json = Vec::new();
+            write_string(text.as_bytes(), &mut json);
+            assert!(is_canonical_string(&json), "{character:?}");
+            assert_eq!(unescape(&json[1..json.len() - 1]), text.as_bytes(), "{character:?}");
+            let escaped = json.len() - 2 != text.len();
+            assert_eq!(escaped, matches!(character, '\0'..='\u{1f}' | '"' | '\\'));
+        }
+    }
+
+    #[test]
+    fn other_spellings_are_not_canonical() {
+        let bad: [&[u8]; 20] = [
+            b"",
+            b"\"",
+            b"a",
+            b"\"a",
+            b"a\"",
+            b"\"\\\"",
+            b"\"a\"b\"",
+            b"\"\\/\"",
+            b"\"\n\"",
+            b"\"\x00\"",
+            b"\"\\u000a\"",
+            b"\"\\u0008\"",
+            b"\"\\u001F\"",
+            b"\"\\u0020\"",
+            b"\"\\u007f\"",
+            b"\"\\u0100\"",
+            b"\"\\u00\"",
+            b"\"\\x\"",
+            b"\"\xff\"",
+            b"\"\xed\xa0\x80\"",
+        ];
+        for json in bad {
+            assert!(!is_canonical_string(json), "{:?}", String::from_utf8_lossy(json));
+        }
+        assert!(is_canonical_string(b"\"\""));
+        assert!(is_canonical_string(b"\"\\u0000\\u001f\x7f\""));
+    }
+
+    #[test]
+    fn raw_controls_replace_only_real_escapes() {
+        let json = br#""\\u0001\u0001\n\\\u001f""#;
+        assert_eq!(*with_raw_controls(json), *b"\"\\\\u0001\x01\\n\\\\\x1f\"");
+        assert!(matches!(with_raw_controls(br#""\\u0001""#), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn unescape_survives_what_the_parser_would_have_refused() {
+        for inside in [&b"\\"[..], b"a\\u", b"a\\u00", b"a\\u00zz", b"\\u0001\\"] {
+            assert!(unescape(inside).len() <= inside.len());
+        }
+    }
+
+    #[test]
+    fn integers_have_one_spelling() {
+        assert_eq!(read_integer(b"0"), Some(0));
+        assert_eq!(read_integer(b"18446744073709551615"), Some(u64::MAX));
+        for bad in
+            ["", "+5", "-0", "00", "05", "1.0", "1e3", " 1", "1 ", "18446744073709551616", "٣"]
+        {
+            assert_eq!(read_integer(bad.as_bytes()), None, "{bad}");
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Tags of a packed event, read from their canonical JSON without building anything.
 
+use crate::scan::find_special;
 use std::borrow::Cow;
 
 /// The tags span is not a canonical array of non-empty arrays of strings.
@@ -13,24 +14,44 @@ pub struct Tags<'a> {
     rest: &'a [u8],
 }
 
-/// One tag: the inside of its brackets, at least one canonical JSON string.
+/// One tag: at least one canonical JSON string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tag<'a> {
+    /// What stands between the brackets.
     inside: &'a [u8],
+    name: Element<'a>,
+    value: Option<Element<'a>>,
 }
 
-/// Length of the JSON string at the start of `json`, both quotes included; `None` if there is none.
-fn string_bytes(json: &[u8]) -> Option<usize> {
-    if json.first() != Some(&b'"') {
-        return None;
-    }
-    let mut at = 1;
-    loop {
-        at += memchr::memchr2(b'"', b'\\', json.get(at..)?)?;
-        if json[at] == b'"' {
-            return Some(at + 1);
+/// One string of a tag as it stands in the JSON, without its quotes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Element<'a> {
+    inside: &'a [u8],
+    has_escapes: bool,
+}
+
+impl<'a> Element<'a> {
+    /// The string at the start of `json` and what stands behind it.
+    #[inline]
+    fn split(json: &'a [u8]) -> Option<(Self, &'a [u8])> {
+        let text = json.strip_prefix(b"\"")?;
+        let mut has_escapes = false;
+        let mut at = find_special(text, 0)?;
+        while text[at] == b'\\' {
+            has_escapes = true;
+            at = find_special(text, at + 2)?;
         }
-        at += 2;
+        let (inside, rest) = text.split_at(at);
+        Some((Self { inside, has_escapes }, rest.strip_prefix(b"\"")?))
+    }
+
+    #[inline]
+    fn text(self) -> Cow<'a, [u8]> {
+        if self.has_escapes {
+            crate::json::unescape(self.inside)
+        } else {
+            Cow::Borrowed(self.inside)
+        }
     }
 }
 
@@ -53,31 +74,29 @@ impl<'a> Tags<'a> {
         if inner.is_empty() {
             return Ok(());
         }
-        let mut at = 0;
+        let mut rest = inner;
         loop {
-            at = Self::check_tag(inner, at)?;
-            match inner.get(at) {
+            rest = Self::check_tag(rest)?;
+            match rest.split_first() {
                 None => return Ok(()),
-                Some(b',') => at += 1,
+                Some((b',', next)) => rest = next,
                 Some(_) => return Err(TagsError),
             }
         }
     }
 
-    fn check_tag(inner: &[u8], mut at: usize) -> Result<usize, TagsError> {
-        if inner.get(at) != Some(&b'[') {
-            return Err(TagsError);
-        }
+    /// Checks the tag at the start of `json`; what is left is what stands behind it.
+    fn check_tag(json: &[u8]) -> Result<&[u8], TagsError> {
+        let mut rest = json.strip_prefix(b"[").ok_or(TagsError)?;
         loop {
-            at += 1;
-            let length = string_bytes(inner.get(at..).ok_or(TagsError)?).ok_or(TagsError)?;
-            if !crate::json::is_canonical_string(&inner[at..at + length]) {
+            let (_, behind) = Element::split(rest).ok_or(TagsError)?;
+            let (string, behind) = rest.split_at(rest.len() - behind.len());
+            if !crate::json::is_canonical_string(string) {
                 return Err(TagsError);
             }
-            at += length;
-            match inner.get(at) {
-                Some(b',') => {}
-                Some(b']') => return Ok(at + 1),
+            match behind.split_first() {
+                Some((b',', next)) => rest = next,
+                Some((b']', next)) => return Ok(next),
                 _ => return Err(TagsError),
             }
         }
@@ -97,23 +116,19 @@ impl<'a> Tags<'a> {
 impl<'a> Iterator for Tags<'a> {
     type Item = Tag<'a>;
 
+    #[inline]
     fn next(&mut self) -> Option<Tag<'a>> {
-        let rest = match self.rest.first()? {
-            b',' => &self.rest[1..],
-            _ => self.rest,
-        };
-        let inside = rest.strip_prefix(b"[")?;
-        let mut at = 0;
-        loop {
-            at += string_bytes(inside.get(at..)?)?;
-            match inside.get(at)? {
-                b',' => at += 1,
-                b']' => break,
-                _ => return None,
-            }
+        let json = self.rest.strip_prefix(b",").unwrap_or(self.rest).strip_prefix(b"[")?;
+        let (name, mut rest) = Element::split(json)?;
+        let mut value = None;
+        while let Some(next) = rest.strip_prefix(b",") {
+            let (element, behind) = Element::split(next)?;
+            value = value.or(Some(element));
+            rest = behind;
         }
-        self.rest = &inside[at + 1..];
-        Some(Tag { inside: &inside[..at] })
+        let inside = &json[..json.len() - rest.len()];
+        self.rest = rest.strip_prefix(b"]")?;
+        Some(Tag { inside, name, value })
     }
 }
 
@@ -122,10 +137,9 @@ impl<'a> Tag<'a> {
     pub fn elements(self) -> impl Iterator<Item = Cow<'a, [u8]>> {
         let mut rest = self.inside;
         std::iter::from_fn(move || {
-            let length = string_bytes(rest)?;
-            let element = crate::json::unescape(&rest[1..length - 1]);
-            rest = rest.get(length + 1..).unwrap_or(&[]);
-            Some(element)
+            let (element, behind) = Element::split(rest)?;
+            rest = behind.strip_prefix(b",").unwrap_or(&[]);
+            Some(element.text())
         })
     }
 
@@ -135,23 +149,79 @@ impl<'a> Tag<'a> {
     }
 
     /// The first value (element 1).
+    #[inline]
     pub fn value(self) -> Option<Cow<'a, [u8]>> {
-        self.element(1)
+        self.value.map(Element::text)
     }
 
     /// The name if it is one ASCII letter.
+    #[inline]
     pub fn letter(self) -> Option<u8> {
-        match self.inside {
-            [b'"', letter, b'"', ..] if letter.is_ascii_alphabetic() => Some(*letter),
+        match self.name.inside {
+            [letter] if letter.is_ascii_alphabetic() => Some(*letter),
             _ => None,
         }
     }
 
     /// Whether the tag is called `name` (which needs no escape).
+    #[inline]
     pub fn is_named(self, name: &[u8]) -> bool {
-        self.inside
-            .strip_prefix(b"\"")
-            .and_then(|rest| rest.strip_prefix(name))
-            .is_some_and(|rest| rest.first() == Some(&b'"'))
+        self.name.inside == name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(json: &str) -> Vec<Vec<String>> {
+        let text = |element: Cow<'_, [u8]>| String::from_utf8(element.into_owned()).unwrap();
+        Tags::new(json.as_bytes()).map(|tag| tag.elements().map(text).collect()).collect()
+    }
+
+    #[test]
+    fn elements_are_read_with_quotes_and_brackets_inside_them() {
+        let json = r#"[["e","a]\",["],["\"","x,\n\u0001"],["-"]]"#;
+        assert_eq!(Tags::check(json.as_bytes()), Ok(()));
+        assert_eq!(list(json), [vec!["e", "a]\",["], vec!["\"", "x,\n\u{1}"], vec!["-"]]);
+        let tags = Tags::new(json.as_bytes());
+        assert_eq!(tags.first_value(b"e").as_deref(), Some(&b"a]\",["[..]));
+        assert_eq!(tags.first_value(b"-").as_deref(), Some(&b""[..]));
+        assert_eq!(tags.first_value(b"p"), None);
+        assert_eq!(tags.indexed().collect::<Vec<_>>(), [(b'e', Cow::Borrowed(&b"a]\",["[..]))]);
+    }
+
+    #[test]
+    fn spans_of_any_other_shape_are_refused_and_iterate_without_a_panic() {
+        let bad = [
+            "",
+            "[",
+            "]",
+            "[]]",
+            "[[]]",
+            "[\"a\"]",
+            "[[\"a\"]",
+            "[[\"a\",]]",
+            "[[\"a\"],]",
+            "[,[\"a\"]]",
+            "[[\"a\"] ]",
+            "[[\"a\" ]]",
+            "[[1]]",
+            "[[\"a]]",
+            "[[\"a\\\"]]",
+            "[[\"\\u000a\"]]",
+            "[[\"\\/\"]]",
+            "[[\"a\"][\"b\"]]",
+            "[[\"\u{1}\"]]",
+            "[[null]]",
+            "[[\"a\"\"b\"]]",
+            "[[\"a\\",
+        ];
+        for json in bad {
+            assert_eq!(Tags::check(json.as_bytes()), Err(TagsError), "{json}");
+            assert!(list(json).len() <= 2, "{json}");
+        }
+        assert_eq!(Tags::check(b"[]"), Ok(()));
+        assert_eq!(list("[]").len(), 0);
     }
 }

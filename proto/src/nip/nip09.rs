@@ -47,16 +47,20 @@ pub fn targets(event: &EventRef<'_>) -> Result<Vec<Target>, Reason> {
     Ok(targets)
 }
 
-/// Reads `<kind>:<pubkey>:<d>`; `None` unless the kind is replaceable or addressable.
+/// Reads `<kind>:<pubkey>:<d>`; `None` unless the kind is replaceable or addressable. A plain
+/// replaceable kind has no `d`, and some clients leave out its last colon. Everything else has to be
+/// exact: this text decides what is deleted.
 pub fn parse_coordinate(text: &[u8]) -> Option<Slot> {
     let mut parts = text.splitn(3, |byte| *byte == b':');
-    let kind = std::str::from_utf8(parts.next()?).ok()?.parse::<u16>().ok()?;
+    let kind = u16::try_from(crate::json::read_integer(parts.next()?)?).ok()?;
     let pubkey = PublicKey::from_hex(parts.next()?)?;
-    let d = parts.next().unwrap_or_default();
+    let d = parts.next();
     match class(kind) {
-        KindClass::Replaceable => Some(Slot { pubkey, kind, d: Box::default() }),
-        KindClass::Addressable => Some(Slot { pubkey, kind, d: d.into() }),
-        KindClass::Regular | KindClass::Ephemeral => None,
+        KindClass::Replaceable if d.is_none_or(<[u8]>::is_empty) => {
+            Some(Slot { pubkey, kind, d: Box::default() })
+        }
+        KindClass::Addressable => Some(Slot { pubkey, kind, d: d?.into() }),
+        _ => None,
     }
 }
 

@@ -24,7 +24,7 @@ pub fn is_satisfied(event: &EventRef<'_>, bits_min: u8) -> bool {
         .tags()
         .find(|tag| tag.is_named(b"nonce"))
         .and_then(|tag| tag.element(2))
-        .and_then(|target| std::str::from_utf8(&target).ok()?.parse::<u16>().ok());
+        .and_then(|target| crate::json::read_integer(&target));
     difficulty(&event.id()) >= u16::from(bits_min)
-        && committed.is_some_and(|target| target >= u16::from(bits_min))
+        && committed.is_some_and(|target| target >= u64::from(bits_min))
 }

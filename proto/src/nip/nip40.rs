@@ -9,6 +9,5 @@ use crate::{EventRef, Reason};
 pub fn expires_at(event: &EventRef<'_>) -> Result<Option<u64>, Reason> {
     let Some(tag) = event.tags().find(|tag| tag.is_named(b"expiration")) else { return Ok(None) };
     let value = tag.value().ok_or(Reason::BadExpiration)?;
-    let text = std::str::from_utf8(&value).map_err(|_| Reason::BadExpiration)?;
-    text.parse::<u64>().map(Some).map_err(|_| Reason::BadExpiration)
+    crate::json::read_integer(&value).map(Some).ok_or(Reason::BadExpiration)
 }
