@@ -1,0 +1,335 @@
+//! What a start finds in the log, as a state machine over segments: it asks for bytes, applies the
+//! records that the index lacks, and decides nothing else.
+//!
+//! A bad batch is a torn tail only if nothing valid with a higher sequence follows it anywhere and
+//! its sequence is above what the index has applied. One batch is in flight at most, so anything
+//! valid after a bad batch proves that the bad one was durable once: then acknowledged events are
+//! lost, and the store refuses to open and names their range. Rot in the very last batch cannot be
+//! told from a tear; nothing can.
+//!
+//! The last segment is cut at its verified length and synced before anyone sees its events (a
+//! killed process may have left bytes that no sync ever covered), and nobody writes to it again.
+
+use crate::delta::Generation;
+use crate::effect::{Loc, Seq};
+use crate::key::EventKeys;
+use crate::record::{Batch, HeaderError, Record, SEGMENT_HEADER_BYTES, SegmentHeader, find_batch};
+use crate::seam::SegmentEntry;
+use crate::store::StoreConfig;
+use proto::Secret;
+use std::sync::Arc;
+
+/// Why a store refuses to open. Every variant but [`RecoveryError::Version`] and
+/// [`RecoveryError::OtherShard`] means that bytes which were durable are damaged or gone.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecoveryError {
+    /// Records that were durable are damaged.
+    #[error(
+        "log segment {segment:016x} is damaged at byte {offset}: records {from} to {to} were \
+         durable and are lost"
+    )]
+    Damaged {
+        /// The segment.
+        segment: Seq,
+        /// Where its valid part ends.
+        offset: u32,
+        /// First lost sequence.
+        from: Seq,
+        /// Last lost sequence.
+        to: Seq,
+    },
+    /// Records that were durable are in no segment.
+    #[error("the log lacks records {from} to {to}, which were durable")]
+    Missing {
+        /// First lost sequence.
+        from: Seq,
+        /// Last lost sequence.
+        to: Seq,
+    },
+    /// A segment's header is damaged; it was synced before the segment got its name.
+    #[error("log segment {segment:016x} has a damaged header")]
+    Header {
+        /// The segment.
+        segment: Seq,
+    },
+    /// A segment was written by a newer program.
+    #[error(
+        "log segment {segment:016x} has format version {version}, which is newer than this program"
+    )]
+    Version {
+        /// The segment.
+        segment: Seq,
+        /// Its version.
+        version: u16,
+    },
+    /// A segment belongs to another shard.
+    #[error("log segment {segment:016x} was written by shard {shard}")]
+    OtherShard {
+        /// The segment.
+        segment: Seq,
+        /// The shard that wrote it.
+        shard: u16,
+    },
+    /// A segment's header names another first sequence than its file.
+    #[error("log segment {segment:016x} begins with record {first_seq}")]
+    Misnamed {
+        /// The segment.
+        segment: Seq,
+        /// What its header says.
+        first_seq: Seq,
+    },
+    /// A batch's checksum holds and its records do not.
+    #[error("log segment {segment:016x} has a batch at byte {offset} whose records make no sense")]
+    Records {
+        /// The segment.
+        segment: Seq,
+        /// Where the batch begins.
+        offset: u32,
+    },
+    /// The log's epochs have run out or go backwards.
+    #[error(
+        "log segment {segment:016x} has epoch {epoch}, which does not follow its predecessor's"
+    )]
+    Epoch {
+        /// The segment.
+        segment: Seq,
+        /// Its epoch.
+        epoch: u64,
+    },
+}
+
+/// What recovery needs next.
+#[derive(Clone, Debug)]
+pub enum Need {
+    /// All bytes of a segment; answer with [`Recovery::feed`].
+    Read {
+        /// The segment.
+        segment: Seq,
+    },
+    /// More records than the delta should hold: apply them to the index, then call
+    /// [`Recovery::applied`].
+    Apply(Arc<Generation>),
+    /// Cut the last segment at its verified length, durably; then call [`Recovery::sealed`].
+    Seal {
+        /// The segment.
+        segment: Seq,
+        /// Its verified length.
+        length: u32,
+    },
+    /// Nothing: call [`Recovery::finish`].
+    Nothing,
+}
+
+/// What a store begins with.
+#[derive(Debug)]
+pub struct Recovered {
+    /// The records that the index lacks.
+    pub generation: Generation,
+    /// The life that begins now.
+    pub epoch: u64,
+    /// Bytes past the last valid batch that were cut off: what was in flight at the end.
+    pub torn_bytes: u64,
+}
+
+/// Recovery of one shard's log. Holds one generation of the delta.
+#[derive(Debug)]
+pub struct Recovery {
+    shard: u16,
+    secret: Secret,
+    events_max: usize,
+    bytes_max: usize,
+    applied: Seq,
+    segments: Vec<SegmentEntry>,
+    /// The segment to read next.
+    at: usize,
+    /// The sequence that the next valid batch begins with; 0 before the first segment is read.
+    expected: Seq,
+    epoch: u64,
+    generation: Generation,
+    in_apply: Option<Arc<Generation>>,
+    /// Length at which the last segment is to be cut.
+    unsealed: Option<(Seq, u32)>,
+    torn_bytes: u64,
+}
+
+impl Recovery {
+    /// Begins recovery of a log whose index has applied everything up to `applied`.
+    ///
+    /// # Errors
+    /// [`RecoveryError::Missing`] when the segments cannot hold what the index lacks or has.
+    pub fn new(
+        config: &StoreConfig,
+        applied: Seq,
+        mut segments: Vec<SegmentEntry>,
+    ) -> Result<Self, RecoveryError> {
+        segments.sort_unstable();
+        // Segments whose every record is in the index are not read: only the one that holds the
+        // first record above it, and those after.
+        let at = segments.partition_point(|entry| entry.segment <= applied + 1);
+        let at = match (at.checked_sub(1), segments.first()) {
+            (Some(at), _) => at,
+            (None, None) if applied == 0 => 0,
+            (None, None) => return Err(RecoveryError::Missing { from: 1, to: applied }),
+            (None, Some(first)) => {
+                return Err(RecoveryError::Missing { from: applied + 1, to: first.segment - 1 });
+            }
+        };
+        Ok(Self {
+            shard: config.shard,
+            secret: config.secret,
+            events_max: config.checkpoint_events,
+            bytes_max: config.delta_bytes_max / 2,
+            applied,
+            segments,
+            at,
+            expected: 0,
+            epoch: 0,
+            generation: Generation::new(applied + 1, config.seed),
+            in_apply: None,
+            unsealed: None,
+            torn_bytes: 0,
+        })
+    }
+
+    /// What is needed next.
+    pub fn need(&mut self) -> Need {
+        if let Some(generation) = &self.in_apply {
+            return Need::Apply(generation.clone());
+        }
+        let is_large = self.generation.events() >= self.events_max
+            || self.generation.bytes_held() >= self.bytes_max;
+        if let Some((segment, length)) = self.unsealed {
+            return Need::Seal { segment, length };
+        }
+        if is_large {
+            let successor = self.generation.successor();
+            let generation = Arc::new(std::mem::replace(&mut self.generation, successor));
+            self.in_apply = Some(generation.clone());
+            return Need::Apply(generation);
+        }
+        match self.segments.get(self.at) {
+            Some(entry) => Need::Read { segment: entry.segment },
+            None => Need::Nothing,
+        }
+    }
+
+    /// The index has applied the generation that [`Need::Apply`] named.
+    pub fn applied(&mut self) {
+        let generation = self.in_apply.take().expect("called in answer to Need::Apply");
+        self.applied = generation.last_seq();
+    }
+
+    /// The last segment has been cut.
+    pub fn sealed(&mut self) {
+        self.unsealed = None;
+    }
+
+    /// Takes the bytes of the segment that [`Need::Read`] named.
+    ///
+    /// # Errors
+    /// [`RecoveryError`] when durable records are damaged or missing.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<(), RecoveryError> {
+        let segment = self.segments[self.at].segment;
+        let header = self.check_header(segment, bytes)?;
+        let verified = self.replay(segment, header.epoch, bytes)?;
+        let offset = verified as u32;
+        let above = self.expected - 1;
+        if let Some((_, later)) = find_batch(bytes, verified, segment, header.epoch, above) {
+            let to = (later.first_seq - 1).max(self.expected);
+            return Err(RecoveryError::Damaged { segment, offset, from: self.expected, to });
+        }
+        self.at += 1;
+        if self.at < self.segments.len() {
+            let next = self.segments[self.at].segment;
+            if next > self.expected {
+                let (from, to) = (self.expected, next - 1);
+                return Err(RecoveryError::Damaged { segment, offset, from, to });
+            }
+            return Ok(());
+        }
+        if self.expected <= self.applied {
+            let (from, to) = (self.expected, self.applied);
+            return Err(RecoveryError::Damaged { segment, offset, from, to });
+        }
+        self.torn_bytes = tail_bytes(&bytes[verified..]);
+        if verified > SEGMENT_HEADER_BYTES {
+            self.unsealed = Some((segment, offset));
+        }
+        Ok(())
+    }
+
+    fn check_header(&mut self, segment: Seq, bytes: &[u8]) -> Result<SegmentHeader, RecoveryError> {
+        let header = SegmentHeader::decode(bytes).map_err(|error| match error {
+            HeaderError::Damaged => RecoveryError::Header { segment },
+            HeaderError::Version(version) => RecoveryError::Version { segment, version },
+        })?;
+        if header.shard != self.shard {
+            return Err(RecoveryError::OtherShard { segment, shard: header.shard });
+        }
+        let follows = self.expected == 0 || header.first_seq == self.expected;
+        if header.first_seq != segment || !follows {
+            return Err(RecoveryError::Misnamed { segment, first_seq: header.first_seq });
+        }
+        if header.epoch < self.epoch || header.epoch == u64::MAX {
+            return Err(RecoveryError::Epoch { segment, epoch: header.epoch });
+        }
+        self.epoch = header.epoch;
+        self.expected = header.first_seq;
+        Ok(header)
+    }
+
+    /// Applies the valid batches at the beginning of a segment; returns where they end.
+    fn replay(&mut self, segment: Seq, epoch: u64, bytes: &[u8]) -> Result<usize, RecoveryError> {
+        let mut at = SEGMENT_HEADER_BYTES;
+        while let Some(batch) = Batch::read(&bytes[at..], segment, epoch)
+            && batch.first_seq == self.expected
+        {
+            let wrong = RecoveryError::Records { segment, offset: at as u32 };
+            for (seq, record) in (batch.first_seq..).zip(batch.records().ok_or(wrong)?) {
+                if seq >= self.generation.first_seq() {
+                    self.apply(seq, record, segment, at);
+                }
+            }
+            self.expected = batch.last_seq() + 1;
+            at += batch.bytes.len();
+        }
+        Ok(at)
+    }
+
+    fn apply(&mut self, seq: Seq, record: Record<'_>, segment: Seq, batch_at: usize) {
+        match record {
+            Record::Put { flags, event, at } => {
+                let keys = EventKeys::of(&event, &self.secret);
+                let loc = Loc {
+                    segment,
+                    offset: batch_at as u32 + at,
+                    length: event.packed().len() as u32,
+                    flags,
+                    expires_at: keys.expires_at,
+                };
+                self.generation.put(seq, loc, &keys);
+            }
+            Record::Kill { victim, why } => self.generation.kill(seq, victim, why),
+            Record::MarkId { id, by } => self.generation.mark_id(seq, id, by),
+            Record::MarkSlot { slot, until } => {
+                self.generation.mark_slot(seq, slot.key(&self.secret), until);
+            }
+        }
+    }
+
+    /// What the store begins with.
+    pub fn finish(mut self) -> Recovered {
+        assert!(matches!(self.need(), Need::Nothing), "every need is met before the end");
+        Recovered {
+            generation: self.generation,
+            epoch: self.epoch + 1,
+            torn_bytes: self.torn_bytes,
+        }
+    }
+}
+
+/// Bytes up to the last one that is not zero: what a torn write left, the zeros written ahead of it
+/// not counted.
+fn tail_bytes(tail: &[u8]) -> u64 {
+    tail.iter().rposition(|byte| *byte != 0).map_or(0, |at| at as u64 + 1)
+}

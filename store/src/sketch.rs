@@ -1,0 +1,206 @@
+//! What the shard may hold: a blocked Bloom filter over ids, slots, markers and the values of `e`,
+//! `a`, `E` and `A` tags, so that most new events and most queries by reference never touch the
+//! index. "No" is exact; "maybe" is always allowed.
+//!
+//! Owned by the shard's core, which sets a key before the effect that needs it is appended. Bounded
+//! by [`Sketch::new`]'s `bytes_max`: a sketch that may not grow answers "maybe" to everything.
+
+use crate::effect::LookupKey;
+use crate::seam::Sketched;
+use proto::hash::domain;
+use proto::{EventId, PublicKey, Secret};
+
+/// Keys of the first layer; each further one holds twice as many as the one before.
+const FIRST_LAYER_KEYS: usize = 1 << 15;
+/// Bits per key: about one false "maybe" in a hundred with [`PROBES`] bits set per key.
+const BITS_PER_KEY: usize = 12;
+/// Bits set per key, all in one cache line.
+const PROBES: u32 = 6;
+/// Words of a block: 64 bytes, a cache line.
+const BLOCK_WORDS: usize = 8;
+
+/// The sketch of one shard.
+#[derive(Debug)]
+pub struct Sketch {
+    secret: Secret,
+    layers: Vec<Layer>,
+    bytes_max: usize,
+    is_saturated: bool,
+}
+
+#[derive(Debug)]
+struct Layer {
+    blocks: Vec<[u64; BLOCK_WORDS]>,
+    keys: usize,
+    keys_max: usize,
+}
+
+impl Layer {
+    fn new(keys_max: usize) -> Self {
+        let blocks = (keys_max * BITS_PER_KEY).div_ceil(64 * BLOCK_WORDS);
+        Self { blocks: vec![[0; BLOCK_WORDS]; blocks], keys: 0, keys_max }
+    }
+
+    fn block(&self, hash: u64) -> usize {
+        // Multiply-shift maps the hash evenly on the blocks without a division.
+        ((u128::from(hash) * self.blocks.len() as u128) >> 64) as usize
+    }
+
+    fn holds(&self, hash: u64) -> bool {
+        let block = &self.blocks[self.block(hash)];
+        probes(hash).all(|(word, bit)| block[word] & bit != 0)
+    }
+
+    fn set(&mut self, hash: u64) {
+        let block = self.block(hash);
+        for (word, bit) in probes(hash) {
+            self.blocks[block][word] |= bit;
+        }
+        self.keys += 1;
+    }
+}
+
+/// Words and bits of a key within its block. The block was chosen by the high bits of the hash, so
+/// the bits come from a remix of it.
+fn probes(hash: u64) -> impl Iterator<Item = (usize, u64)> {
+    let mixed = (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (0..PROBES).map(move |probe| {
+        let nine = (mixed >> (probe * 9 + 8)) as usize & 511;
+        (nine >> 6, 1u64 << (nine & 63))
+    })
+}
+
+impl Sketch {
+    /// An empty sketch of at most `bytes_max` bytes.
+    pub fn new(secret: Secret, bytes_max: usize) -> Self {
+        Self { secret, layers: Vec::new(), bytes_max, is_saturated: false }
+    }
+
+    /// Bytes held.
+    pub fn bytes_held(&self) -> usize {
+        self.layers.iter().map(|layer| layer.blocks.len() * BLOCK_WORDS * 8).sum()
+    }
+
+    /// Whether everything is answered "maybe" because the bound is reached.
+    pub fn is_saturated(&self) -> bool {
+        self.is_saturated
+    }
+
+    fn add(&mut self, hash: u64) {
+        if self.may_hold(hash) {
+            return;
+        }
+        if self.layers.last().is_none_or(|layer| layer.keys >= layer.keys_max) {
+            let keys_max = FIRST_LAYER_KEYS << self.layers.len().min(40);
+            if self.bytes_held() + keys_max * BITS_PER_KEY / 8 > self.bytes_max {
+                self.is_saturated = true;
+                self.layers = Vec::new();
+                return;
+            }
+            self.layers.push(Layer::new(keys_max));
+        }
+        self.layers.last_mut().expect("a layer with room was just made sure of").set(hash);
+    }
+
+    fn may_hold(&self, hash: u64) -> bool {
+        self.is_saturated || self.layers.iter().rev().any(|layer| layer.holds(hash))
+    }
+
+    fn id_hash(&self, id: &EventId) -> u64 {
+        self.secret.hash64(domain::SKETCH, &id.0)
+    }
+
+    fn marker_hash(&self, id: &EventId, by: &PublicKey) -> u64 {
+        let mut bytes = [0; 64];
+        bytes[..32].copy_from_slice(&id.0);
+        bytes[32..].copy_from_slice(&by.0);
+        self.secret.hash64(domain::SKETCH, &bytes)
+    }
+
+    fn key_hash(&self, key: &LookupKey) -> u64 {
+        let of_slot = |purpose: u8, slot: &[u8; 16]| {
+            let mut bytes = [purpose; 17];
+            bytes[1..].copy_from_slice(slot);
+            self.secret.hash64(domain::SKETCH, &bytes)
+        };
+        match key {
+            LookupKey::Id(id) => self.id_hash(id),
+            LookupKey::DeletedId(id, by) => self.marker_hash(id, by),
+            LookupKey::Slot(slot) => of_slot(1, &slot.0),
+            LookupKey::DeletedSlot(slot) => of_slot(2, &slot.0),
+        }
+    }
+
+    /// Remembers something that the store holds or is about to hold.
+    pub fn insert(&mut self, item: &Sketched) {
+        let hash = match item {
+            Sketched::Id(id) => self.id_hash(id),
+            Sketched::Tag(hash) => *hash,
+            Sketched::Key(key) => self.key_hash(key),
+        };
+        self.add(hash);
+    }
+
+    /// Whether the store may have an answer other than "nothing" to `key`.
+    pub fn may_know(&self, key: &LookupKey) -> bool {
+        self.may_hold(self.key_hash(key))
+    }
+
+    /// Whether an event with this id may be stored.
+    pub fn may_have_id(&self, id: &EventId) -> bool {
+        self.may_hold(self.id_hash(id))
+    }
+
+    /// Whether an event with this tag may be stored; always "maybe" for letters that the sketch
+    /// does not cover.
+    pub fn may_have_tag(&self, letter: u8, value: &[u8]) -> bool {
+        let hash = crate::key::tag_hash(&self.secret, letter, value);
+        hash & crate::key::SKETCHED_BIT == 0 || self.may_hold(hash)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: u64) -> EventId {
+        let mut id = EventId([7; 32]);
+        id.0[..8].copy_from_slice(&number.to_le_bytes());
+        id
+    }
+
+    #[test]
+    fn no_is_exact_and_maybe_is_rare_across_layers() {
+        let mut sketch = Sketch::new(Secret([3; 16]), 1 << 20);
+        let stored = 3 * FIRST_LAYER_KEYS as u64;
+        for number in 0..stored {
+            sketch.insert(&Sketched::Id(id(number)));
+        }
+        assert!(sketch.layers.len() > 1);
+        assert!((0..stored).all(|number| sketch.may_have_id(&id(number))));
+        let wrong = (stored..2 * stored).filter(|number| sketch.may_have_id(&id(*number))).count();
+        assert!(wrong < stored as usize / 20, "{wrong} of {stored} unknown ids are called maybe");
+    }
+
+    #[test]
+    fn at_its_bound_it_says_maybe_to_everything() {
+        let mut sketch = Sketch::new(Secret([3; 16]), 64 * 1024);
+        for number in 0..4 * FIRST_LAYER_KEYS as u64 {
+            sketch.insert(&Sketched::Id(id(number)));
+        }
+        assert!(sketch.is_saturated());
+        assert!(sketch.may_have_id(&id(u64::MAX)));
+        assert_eq!(sketch.bytes_held(), 0);
+    }
+
+    #[test]
+    fn purposes_are_kept_apart() {
+        let mut sketch = Sketch::new(Secret([3; 16]), 1 << 20);
+        let slot = proto::nip::nip01::SlotKey([9; 16]);
+        sketch.insert(&Sketched::Key(LookupKey::Slot(slot)));
+        assert!(sketch.may_know(&LookupKey::Slot(slot)));
+        assert!(!sketch.may_know(&LookupKey::DeletedSlot(slot)));
+        assert!(!sketch.may_have_tag(b'e', &[9; 16]));
+        assert!(sketch.may_have_tag(b'p', &[9; 16]), "letters it does not cover are maybe");
+    }
+}
