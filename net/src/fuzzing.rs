@@ -6,6 +6,7 @@
 use crate::config::ConnConfig;
 use crate::conn::{Conn, ConnCore, ConnEvent, Teardown};
 use crate::counters::CloseCause;
+use crate::proxy::Cidr;
 use crate::ws::{Decoder, DecoderLimits, Incoming, InputBudget, Violation};
 use core::net::{IpAddr, Ipv4Addr};
 use proto::Now;
@@ -147,7 +148,7 @@ pub fn ws_conn(input: &[u8]) {
 pub fn http_request(input: &[u8]) {
     let (bytes, pieces) = pieces(input);
     let mut config = ConnConfig::default();
-    config.trusted_proxies.0.extend("192.0.2.0/24".parse());
+    config.trusted_proxies.0.extend("192.0.2.0/24".parse::<Cidr>());
     let whole = observe(&[bytes], &config);
     assert_eq!(observe(&pieces, &config), whole, "cuts changed what was observed");
 }

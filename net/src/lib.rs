@@ -21,7 +21,6 @@ pub mod auth;
 pub mod config;
 pub mod conn;
 pub mod counters;
-
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod http;

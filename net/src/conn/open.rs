@@ -38,7 +38,10 @@ impl Conn {
                 Err(violation) => self.close_open(now, cause_of(violation), core),
             }
         }
-        *data = &[];
+        // Behind our own Close frame the peer's is still to be found in what came.
+        if !matches!(self.state, State::Closing) {
+            *data = &[];
+        }
         Some(ConnEvent::Closing(self.cause.unwrap_or(CloseCause::Internal)))
     }
 
