@@ -186,7 +186,8 @@ impl Client {
         let mut events = Vec::new();
         loop {
             let mut value = self.recv_where(|value| {
-                value[1] == sub && (value[0] == "EVENT" || value[0] == "EOSE" || value[0] == "CLOSED")
+                value[1] == sub
+                    && (value[0] == "EVENT" || value[0] == "EOSE" || value[0] == "CLOSED")
             });
             match value[0].as_str().unwrap() {
                 "EVENT" => events.push(value[2].take()),
