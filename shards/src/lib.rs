@@ -19,6 +19,8 @@ pub mod mesh;
 pub mod message;
 pub mod policy;
 pub mod route;
+pub mod shard;
 pub mod subindex;
 
 pub use home::{Home, HomeConfig, HomeEffects, HomeInput, Reply};
+pub use shard::{Shard, ShardConfig, ShardEffects, ShardInput};

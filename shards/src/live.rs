@@ -108,7 +108,8 @@ impl LiveRing {
                 continue;
             }
             while reader.next < head && reader.credit > 0 {
-                let count = (head - reader.next).min(u64::from(reader.credit)).min(BATCH_EVENTS_MAX);
+                let count =
+                    (head - reader.next).min(u64::from(reader.credit)).min(BATCH_EVENTS_MAX);
                 let start = (reader.next - first) as usize;
                 let events: Arc<[Event]> =
                     self.events.range(start..start + count as usize).cloned().collect();

@@ -71,13 +71,7 @@ pub(super) fn position(row: &PageRow) -> Position {
 
 impl Part {
     pub(super) fn new(shard: ShardId) -> Self {
-        Self {
-            shard,
-            rows: VecDeque::new(),
-            complete_to: None,
-            exhausted: false,
-            in_flight: false,
-        }
+        Self { shard, rows: VecDeque::new(), complete_to: None, exhausted: false, in_flight: false }
     }
 
     /// Whether a row at `position` may overtake whatever this part still has to send.
@@ -130,9 +124,8 @@ impl Merge {
                 Some((position, _)) => !part.allows(position),
                 None => !part.exhausted && part.rows.is_empty(),
             };
-            let blocked: Vec<usize> = (0..self.parts.len())
-                .filter(|index| blocks(&self.parts[*index]))
-                .collect();
+            let blocked: Vec<usize> =
+                (0..self.parts.len()).filter(|index| blocks(&self.parts[*index])).collect();
             let Some((_, index)) = best.filter(|_| blocked.is_empty()) else {
                 return Next::Wait(blocked);
             };

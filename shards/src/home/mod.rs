@@ -321,13 +321,7 @@ impl Home {
         self.credit.iter().any(|credit| *credit < SUBMIT_CREDIT)
     }
 
-    fn message(
-        &mut self,
-        now: Now,
-        client: Client,
-        message: ClientMessage,
-        fx: &mut HomeEffects,
-    ) {
+    fn message(&mut self, now: Now, client: Client, message: ClientMessage, fx: &mut HomeEffects) {
         let reader = self.reader(client);
         let locked = self.config.auth_required && reader == Reader::Client(Arc::default());
         match message {
@@ -430,13 +424,7 @@ impl Home {
         }
     }
 
-    fn refuse_query(
-        &mut self,
-        client: Client,
-        sub: Rc<str>,
-        reason: Reason,
-        fx: &mut HomeEffects,
-    ) {
+    fn refuse_query(&mut self, client: Client, sub: Rc<str>, reason: Reason, fx: &mut HomeEffects) {
         self.counters.refused.add(reason);
         fx.replies.push(Reply::Closed { client, sub, reason });
     }

@@ -6,13 +6,7 @@ use crate::policy;
 use proto::{Event, EventId, Now, Reason};
 
 impl Home {
-    pub(super) fn publish(
-        &mut self,
-        now: Now,
-        client: Client,
-        event: Event,
-        fx: &mut HomeEffects,
-    ) {
+    pub(super) fn publish(&mut self, now: Now, client: Client, event: Event, fx: &mut HomeEffects) {
         if self.draining {
             return self.refuse_event(client, event.view().id(), Reason::ShuttingDown, fx);
         }

@@ -127,7 +127,7 @@ impl Home {
                 reader: merge.reader.clone(),
                 mode,
                 live: merge.subscription.is_some(),
-                deadline_ms: now.monotonic_ms + PAGE_DEADLINE_MS,
+                deadline_ms: deadline_ms(now, &merge.reader),
             };
             fx.to_shard.push((part.shard, ToShard::Query(Box::new(query))));
         }
@@ -340,6 +340,7 @@ impl Home {
         let Some(merge) = self.query(id) else { return };
         let limits: Arc<[u64]> = merge.limits.as_slice().into();
         let rows = page_rows(merge.remaining(), merge.parts.len());
+        let deadline_ms = deadline_ms(now, &merge.reader);
         let mut starved = false;
         for index in blocked {
             let part = &mut merge.parts[*index];
@@ -352,7 +353,6 @@ impl Home {
             }
             slots -= 1;
             part.in_flight = true;
-            let deadline_ms = now.monotonic_ms + PAGE_DEADLINE_MS;
             let more = ToShard::More { query: id, rows, limits: limits.clone(), deadline_ms };
             fx.to_shard.push((part.shard, more));
         }
@@ -365,8 +365,7 @@ impl Home {
     fn finish(&mut self, id: QueryId, nothing_left: bool, fx: &mut HomeEffects) {
         let Some(merge) = self.query(id) else { return };
         let (client, sub, key) = (merge.client, merge.sub.clone(), merge.subscription);
-        let completeness =
-            if nothing_left { Completeness::Finish } else { Completeness::More };
+        let completeness = if nothing_left { Completeness::Finish } else { Completeness::More };
         fx.replies.push(Reply::Eose { client, sub, completeness });
         self.drop_query(id, fx);
         if let Some(key) = key {
@@ -390,4 +389,12 @@ fn page_rows(remaining: u64, parts: usize) -> u32 {
 
 fn first_page_rows(merge: &Merge) -> u32 {
     if merge.remaining() == 0 { 0 } else { page_rows(merge.remaining(), merge.parts.len()) }
+}
+
+/// An operator's export may take the time it takes.
+fn deadline_ms(now: Now, reader: &Reader) -> u64 {
+    match reader {
+        Reader::Operator => u64::MAX,
+        Reader::Client(_) => now.monotonic_ms + PAGE_DEADLINE_MS,
+    }
 }

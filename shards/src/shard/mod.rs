@@ -1,0 +1,215 @@
+//! The owner side: the one place where store, rules and (later) accounts meet.
+//!
+//! A shard decides about every event of its keys, keeps them, answers pages and counts, and holds
+//! the ring of live events. It emits [`StoreEffect`]s and messages to homes; somebody else performs
+//! the one and carries the other.
+
+mod ingest;
+mod query;
+
+use crate::counters::ShardCounters;
+use crate::live::LiveRing;
+use crate::message::{CoreId, QueryId, ShardStats, ToHome, ToShard};
+use ingest::Ingest;
+use proto::verify::Verifier;
+use proto::{Limits, Now, SeededMap, SeededState};
+use query::OwnerQuery;
+use store::effect::{StoreEffect, StoreInput, Token, WorldError};
+use store::{Store, StoreOutput};
+
+/// What a shard is made of.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// Cores that may talk to it, the control core included.
+    pub cores: usize,
+    /// Protocol limits.
+    pub limits: Limits,
+    /// The directory's secret, which keys index rows.
+    pub secret: proto::Secret,
+    /// Seed of the maps.
+    pub seed: SeededState,
+    /// Signatures checked in one turn, so that a burst of events does not starve readers.
+    pub verify_slice: usize,
+    /// Ids of recent durable events that answer a duplicate without a look at the store.
+    pub recent_ids_max: usize,
+}
+
+/// What happens to a shard.
+#[derive(Debug)]
+pub enum ShardInput {
+    /// A home sent a message.
+    From(CoreId, ToShard),
+    /// The world answered the store.
+    Store(StoreInput),
+    /// Messages of this loop turn are in: verify a slice, write a batch, send live events.
+    Turn,
+    /// A coarse timer: checkpoints by age, expiry.
+    Tick,
+    /// Write everything down and close; see [`Shard::is_closed`].
+    Close,
+}
+
+/// What a step asks for.
+#[derive(Debug, Default)]
+pub struct ShardEffects {
+    /// Messages to homes, in order.
+    pub to_home: Vec<(CoreId, ToHome)>,
+    /// Work for the store's world, in order.
+    pub store: Vec<StoreEffect>,
+    /// The store cannot go on: the process must end without another answer.
+    pub fatal: Option<WorldError>,
+}
+
+/// Who waits for an answer of the store.
+#[derive(Clone, Debug)]
+enum Waiting {
+    Ingest,
+    Query(CoreId, QueryId),
+}
+
+/// One shard. Owned by one core.
+///
+/// Bound: the store's budget, the live ring's, [`crate::message::SUBMIT_CREDIT`] events per home,
+/// one page per query under way.
+pub struct Shard {
+    config: ShardConfig,
+    store: Store,
+    verifier: Box<dyn Verifier>,
+    ingest: Ingest,
+    queries: SeededMap<(CoreId, QueryId), OwnerQuery>,
+    waiting: SeededMap<Token, Waiting>,
+    live: LiveRing,
+    /// Imported events whose signature was checked at their first serving.
+    proven: proto::SeededSet<u64>,
+    counters: ShardCounters,
+    outputs: Vec<StoreOutput>,
+}
+
+impl Shard {
+    /// A shard over an opened store.
+    pub fn new(config: ShardConfig, store: Store, verifier: Box<dyn Verifier>) -> Self {
+        Self {
+            ingest: Ingest::new(&config),
+            queries: SeededMap::with_hasher(config.seed),
+            waiting: SeededMap::with_hasher(config.seed),
+            live: LiveRing::new(config.cores),
+            proven: proto::SeededSet::with_hasher(config.seed),
+            counters: ShardCounters::default(),
+            outputs: Vec::new(),
+            store,
+            verifier,
+            config,
+        }
+    }
+
+    /// One step. Pure: no clock, no I/O.
+    pub fn step(&mut self, now: Now, input: ShardInput, fx: &mut ShardEffects) {
+        match input {
+            ShardInput::From(core, message) => self.message(now, core, message, fx),
+            ShardInput::Store(input) => self.store_input(now, input, fx),
+            ShardInput::Turn => self.turn(now, fx),
+            ShardInput::Tick => self.store.tick(now, &mut fx.store),
+            ShardInput::Close => self.store.shutdown(now, &mut fx.store),
+        }
+    }
+
+    /// Whether another [`ShardInput::Turn`] has something to do.
+    pub fn has_work(&self) -> bool {
+        self.ingest.has_work()
+    }
+
+    /// Whether every submitted event has been answered.
+    pub fn is_idle(&self) -> bool {
+        self.ingest.is_empty() && self.store.is_idle()
+    }
+
+    /// Whether everything is written down after [`ShardInput::Close`].
+    pub fn is_closed(&self) -> bool {
+        self.store.is_closed()
+    }
+
+    /// What the shard holds.
+    pub fn stats(&self) -> ShardStats {
+        ShardStats {
+            counters: self.counters.clone(),
+            durable: self.store.durable(),
+            store_bytes: self.store.bytes_held(),
+            live_bytes: self.live.bytes(),
+            ingest_depth: self.ingest.depth(),
+        }
+    }
+
+    /// The store, for reports.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    fn message(&mut self, now: Now, core: CoreId, message: ToShard, fx: &mut ShardEffects) {
+        match message {
+            ToShard::Submit { ticket, event, origin } => {
+                self.ingest.submit(core, ticket, event, origin);
+            }
+            ToShard::Query(query) => self.start_query(now, core, *query, fx),
+            ToShard::More { query, rows, limits, deadline_ms } => {
+                self.more(now, (core, query), rows, &limits, deadline_ms, fx);
+            }
+            ToShard::Cancel { query } => self.cancel((core, query)),
+            ToShard::Uninterest { subscriptions } => {
+                self.live.remove(usize::from(core), subscriptions);
+            }
+            ToShard::LiveCredit { events } => self.live.grant(usize::from(core), events),
+            ToShard::Stats { query } => {
+                let stats = Box::new(self.stats());
+                fx.to_home.push((core, ToHome::Stats { query, stats }));
+            }
+        }
+    }
+
+    fn store_input(&mut self, now: Now, input: StoreInput, fx: &mut ShardEffects) {
+        let mut outputs = std::mem::take(&mut self.outputs);
+        self.store.step(now, input, &mut fx.store, &mut outputs);
+        for output in outputs.drain(..) {
+            self.store_output(now, output, fx);
+        }
+        self.outputs = outputs;
+    }
+
+    fn store_output(&mut self, now: Now, output: StoreOutput, fx: &mut ShardEffects) {
+        match output {
+            StoreOutput::Durable { through, puts } => self.durable(through, puts, fx),
+            StoreOutput::Looked { token, answers } => self.looked(token, answers, fx),
+            StoreOutput::Rows { token, rows, complete_to, scanned } => {
+                self.counters.rows_scanned += u64::from(scanned);
+                if let Some(Waiting::Query(core, id)) = self.waiting.remove(&token) {
+                    self.rows(now, (core, id), rows, complete_to, fx);
+                }
+            }
+            StoreOutput::Fetched { token, bodies } => match self.waiting.remove(&token) {
+                Some(Waiting::Query(core, id)) => self.bodies(now, (core, id), bodies, fx),
+                Some(Waiting::Ingest) => self.victims(token, bodies, fx),
+                None => {}
+            },
+            StoreOutput::Failed { token, .. } => match self.waiting.remove(&token) {
+                Some(Waiting::Query(core, id)) => self.fail_query((core, id), fx),
+                Some(Waiting::Ingest) => self.lookup_failed(token, fx),
+                None => {}
+            },
+            StoreOutput::Fatal(error) => fx.fatal = Some(error),
+        }
+    }
+
+    fn turn(&mut self, now: Now, fx: &mut ShardEffects) {
+        self.ingest_turn(fx);
+        self.store.flush(now, &mut fx.store);
+        let to_home = &mut fx.to_home;
+        let batches = &mut self.counters.live_batches;
+        let fell_behind = &mut self.counters.fell_behind;
+        self.live.pump(|core, message| {
+            match message {
+                ToHome::FellBehind { .. } => *fell_behind += 1,
+                _ => *batches += 1,
+            }
+            to_home.push((core as CoreId, message));
+        });
+    }
+}

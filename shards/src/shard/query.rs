@@ -1,0 +1,305 @@
+//! Pages and counts: an ordered union of index streams, re-matched against the filters, as far as
+//! rows, bytes and time allow.
+
+use super::{Shard, ShardEffects, Waiting};
+use crate::message::{CoreId, PAGE_BYTES_MAX, Page, PageRow, Query, QueryId, QueryMode, ToHome};
+use proto::verify::VerifyItem;
+use proto::{Event, Filter, Now, Reason};
+use std::sync::Arc;
+use store::effect::{Loc, Position, ScanRequest, Stream};
+use store::{KillCause, Row, plan};
+
+/// Index rows asked for in one read.
+const SCAN_ROWS_MIN: u32 = 16;
+/// Most index rows in one read; a page of the index holds a core for about two milliseconds.
+const SCAN_ROWS_MAX: u32 = 2048;
+
+/// Imported events remembered as verified; beyond that they are verified anew.
+const PROVEN_MAX: usize = 1_000_000;
+
+type Key = (CoreId, QueryId);
+
+/// A query under way at its owner.
+#[derive(Debug)]
+pub(super) struct OwnerQuery {
+    query: Query,
+    streams: Arc<[Stream]>,
+    /// What readers may see: durable when the query came.
+    horizon: u64,
+    after: Option<Position>,
+    limits: Vec<u64>,
+    /// Rows wanted in the page being built; 0 while nobody waits for one.
+    rows_wanted: u32,
+    deadline_ms: u64,
+    page: Vec<PageRow>,
+    page_bytes: usize,
+    count: u64,
+    /// Rows of the last read, and how far it is complete, while bodies are fetched.
+    fetching: Option<(Vec<Row>, Option<Position>)>,
+    /// Index rows to ask for next; doubles while pages come out thin.
+    scan_rows: u32,
+}
+
+impl OwnerQuery {
+    fn is_count(&self) -> bool {
+        self.query.mode == QueryMode::Count
+    }
+
+    /// Filters that match `event` and that the home still wants rows for. Limits are not counted
+    /// down here: the home asks for one row beyond them, and that row is what tells "more" from
+    /// "finish" (NIP-67).
+    fn matched(&self, event: &proto::EventRef<'_>) -> u128 {
+        let mut mask = 0;
+        for (index, filter) in self.query.filters.iter().enumerate() {
+            if self.limits[index] > 0 && filter.matches(event) {
+                mask |= 1 << index;
+            }
+        }
+        mask
+    }
+
+    fn is_full(&self) -> bool {
+        self.page.len() >= self.rows_wanted as usize || self.page_bytes >= PAGE_BYTES_MAX
+    }
+}
+
+impl Shard {
+    pub(super) fn start_query(
+        &mut self,
+        now: Now,
+        core: CoreId,
+        query: Query,
+        fx: &mut ShardEffects,
+    ) {
+        // Interest and horizon in one step: what is durable now is in the pages, what becomes
+        // durable later is in the live stream, and nothing is in both.
+        if query.live {
+            let (live_from, next) = self.live.install(usize::from(core));
+            fx.to_home.push((core, ToHome::Installed { query: query.id, live_from, next }));
+        }
+        let rows_wanted = match query.mode {
+            QueryMode::Rows { first_page_rows: 0 } => return,
+            QueryMode::Rows { first_page_rows } => first_page_rows,
+            QueryMode::Count => u32::MAX,
+        };
+        let filters = query.filters.iter().filter(|filter| self.may_have(filter));
+        let streams: Vec<Stream> =
+            filters.flat_map(|filter| plan::streams(filter, &self.config.secret)).collect();
+        let key = (core, query.id);
+        let entry = OwnerQuery {
+            streams: streams.into(),
+            horizon: self.store.durable(),
+            after: None,
+            limits: query.limits.to_vec(),
+            rows_wanted,
+            deadline_ms: query.deadline_ms,
+            page: Vec::new(),
+            page_bytes: 0,
+            count: 0,
+            fetching: None,
+            scan_rows: rows_wanted.clamp(SCAN_ROWS_MIN, SCAN_ROWS_MAX),
+            query,
+        };
+        self.queries.insert(key, entry);
+        self.scan(now, key, fx);
+    }
+
+    /// Whether the sketch leaves room for a stored match. Asked here and not by the home: between
+    /// a home's look at the sketch and the installation of its interest an event could slip by.
+    fn may_have(&self, filter: &Filter) -> bool {
+        let ids = filter.ids.as_ref();
+        ids.is_none_or(|ids| ids.iter().any(|id| self.store.may_have_id(id)))
+            && filter.tags.iter().all(|tag| {
+                tag.values.iter().any(|value| self.store.may_have_tag(tag.letter, value))
+            })
+    }
+
+    pub(super) fn more(
+        &mut self,
+        now: Now,
+        key: Key,
+        rows: u32,
+        limits: &[u64],
+        deadline_ms: u64,
+        fx: &mut ShardEffects,
+    ) {
+        let Some(query) = self.queries.get_mut(&key) else {
+            // A home asks only for queries that it has not been told are over.
+            return fail(key, Reason::ReadFailed, fx);
+        };
+        query.rows_wanted = rows;
+        query.limits = limits.to_vec();
+        query.deadline_ms = deadline_ms;
+        query.scan_rows = rows.clamp(SCAN_ROWS_MIN, SCAN_ROWS_MAX);
+        self.scan(now, key, fx);
+    }
+
+    pub(super) fn cancel(&mut self, key: Key) {
+        // While a read is under way its answer still owes the home a reply; that it is empty no
+        // longer matters to anybody.
+        if let Some(query) = self.queries.get_mut(&key) {
+            if query.rows_wanted == 0 {
+                self.queries.remove(&key);
+            } else {
+                query.limits.iter_mut().for_each(|limit| *limit = 0);
+            }
+        }
+    }
+
+    fn scan(&mut self, now: Now, key: Key, fx: &mut ShardEffects) {
+        let Some(query) = self.queries.get(&key) else { return };
+        if query.streams.is_empty() || query.limits.iter().all(|limit| *limit == 0) {
+            return self.answer(key, None, fx);
+        }
+        if now.monotonic_ms > query.deadline_ms {
+            return self.out_of_time(key, fx);
+        }
+        let request = ScanRequest {
+            streams: query.streams.clone(),
+            after: query.after,
+            rows_max: query.scan_rows,
+        };
+        let token = self.store.scan(request, query.horizon, &mut fx.store);
+        self.waiting.insert(token, Waiting::Query(key.0, key.1));
+    }
+
+    /// The time for this page is used up: what there is goes out; a query that found nothing at
+    /// all in that time ends.
+    fn out_of_time(&mut self, key: Key, fx: &mut ShardEffects) {
+        let Some(query) = self.queries.get(&key) else { return };
+        if query.page.is_empty() || query.is_count() {
+            self.queries.remove(&key);
+            return fail(key, Reason::ScanBudget, fx);
+        }
+        let reached = query.after;
+        self.answer(key, reached, fx);
+    }
+
+    pub(super) fn rows(
+        &mut self,
+        now: Now,
+        key: Key,
+        rows: Vec<Row>,
+        complete_to: Option<Position>,
+        fx: &mut ShardEffects,
+    ) {
+        let Some(query) = self.queries.get_mut(&key) else { return };
+        let cold = rows.iter().any(|row| row.event.is_none());
+        query.fetching = Some((rows, complete_to));
+        if cold {
+            let rows = query.fetching.as_ref().map_or(&[][..], |(rows, _)| rows);
+            let missing = rows.iter().filter(|row| row.event.is_none());
+            let locs: Vec<Loc> = missing.map(|row| row.loc).collect();
+            let token = self.store.fetch_locs(locs, &mut fx.store);
+            self.waiting.insert(token, Waiting::Query(key.0, key.1));
+        } else {
+            self.collect(now, key, fx);
+        }
+    }
+
+    pub(super) fn bodies(
+        &mut self,
+        now: Now,
+        key: Key,
+        bodies: Vec<Option<Event>>,
+        fx: &mut ShardEffects,
+    ) {
+        let Some(query) = self.queries.get_mut(&key) else { return };
+        let Some((rows, _)) = &mut query.fetching else { return };
+        let missing = rows.iter_mut().filter(|row| row.event.is_none());
+        missing.zip(bodies).for_each(|(row, body)| row.event = body);
+        self.collect(now, key, fx);
+    }
+
+    /// Moves the rows of a read into the page.
+    fn collect(&mut self, now: Now, key: Key, fx: &mut ShardEffects) {
+        let Some(mut query) = self.queries.remove(&key) else { return };
+        let Some((rows, complete_to)) = query.fetching.take() else { return };
+        let taken = query.page.len();
+        let mut cut = None;
+        for row in rows {
+            if query.is_full() {
+                cut = query.after;
+                break;
+            }
+            query.after = Some(row.position);
+            // A body that cannot be read as an event has rotted: it is not served, scrub reports it.
+            let Some(event) = &row.event else { continue };
+            let view = event.view();
+            let matched = query.matched(&view);
+            if matched == 0 || !query.query.reader.may_read(&view) || !self.is_proven(&row) {
+                continue;
+            }
+            if query.is_count() {
+                query.count += 1;
+                continue;
+            }
+            query.page_bytes += event.packed().len();
+            query.page.push(PageRow { event: event.clone(), matched });
+        }
+        let thin = (query.page.len() - taken) * 2 < query.scan_rows as usize;
+        if thin {
+            query.scan_rows = (query.scan_rows * 2).min(SCAN_ROWS_MAX);
+        }
+        let full = query.is_full();
+        if cut.is_none() {
+            query.after = complete_to;
+        }
+        self.queries.insert(key, query);
+        match (cut, complete_to) {
+            (Some(reached), _) => self.answer(key, Some(reached), fx),
+            (None, None) => self.answer(key, None, fx),
+            (None, Some(reached)) if full => self.answer(key, Some(reached), fx),
+            (None, Some(_)) => self.scan(now, key, fx),
+        }
+    }
+
+    /// Whether the row's signature has been checked; an event imported without is checked at its
+    /// first serving, and killed if it lied.
+    fn is_proven(&mut self, row: &Row) -> bool {
+        if row.loc.flags & Loc::UNVERIFIED == 0 || self.proven.contains(&row.seq) {
+            return true;
+        }
+        let Some(event) = &row.event else { return false };
+        self.counters.verified += 1;
+        if self.verifier.verify(&VerifyItem::of(&event.view())) {
+            if self.proven.len() >= PROVEN_MAX {
+                self.proven.clear();
+            }
+            self.proven.insert(row.seq);
+            return true;
+        }
+        self.counters.refused.add(Reason::BadSignature);
+        self.store.kill(row.seq, KillCause::Operator);
+        false
+    }
+
+    fn answer(&mut self, key: Key, complete_to: Option<Position>, fx: &mut ShardEffects) {
+        let Some(mut query) = self.queries.remove(&key) else { return };
+        let (core, id) = key;
+        if query.is_count() {
+            fx.to_home.push((core, ToHome::Counted { query: id, count: query.count }));
+            return;
+        }
+        self.counters.pages += 1;
+        self.counters.rows_sent += query.page.len() as u64;
+        let rows = std::mem::take(&mut query.page);
+        fx.to_home.push((core, ToHome::Page { query: id, page: Page { rows, complete_to } }));
+        query.page_bytes = 0;
+        query.rows_wanted = 0;
+        let cancelled = query.limits.iter().all(|limit| *limit == 0);
+        if complete_to.is_some() && !cancelled {
+            self.queries.insert(key, query);
+        }
+    }
+
+    pub(super) fn fail_query(&mut self, key: Key, fx: &mut ShardEffects) {
+        if self.queries.remove(&key).is_some() {
+            fail(key, Reason::ReadFailed, fx);
+        }
+    }
+}
+
+fn fail((core, query): Key, reason: Reason, fx: &mut ShardEffects) {
+    fx.to_home.push((core, ToHome::QueryFailed { query, reason }));
+}

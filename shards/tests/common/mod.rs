@@ -1,0 +1,290 @@
+//! A world in memory: homes and shards on a few cores, mailboxes between them, an index and
+//! segments per shard. A seeded scheduler picks what happens next, so every run of a seed is the
+//! same and every order of messages that the mesh allows can come up.
+#![allow(clippy::unwrap_used, missing_docs, dead_code)]
+
+pub mod oracle;
+
+use bench::rng::Rng;
+use proto::hash::Placement;
+use proto::verify::{Secp256k1Verifier, Verifier, VerifyItem};
+use proto::{Limits, Now, Reason, Secret, SeededState};
+use shards::home::{Home, HomeConfig, HomeEffects, HomeInput, Reply};
+use shards::message::{Client, Envelope, ToHome, ToShard};
+use shards::shard::{Shard, ShardConfig, ShardEffects, ShardInput};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::rc::Rc;
+use store::effect::{StoreEffect, StoreInput};
+use store::{Index, Segments, StoreConfig};
+
+pub const UNIX_S: u64 = 1_750_000_000;
+
+/// Real verdicts, remembered across worlds: the same events are verified at 1, 2, 3 and 8 shards.
+#[derive(Clone)]
+pub struct Remembering {
+    inner: Rc<RefCell<(Secp256k1Verifier, HashMap<[u8; 64], (VerifyItem, bool)>)>>,
+}
+
+impl Remembering {
+    pub fn new() -> Self {
+        let verifier = Secp256k1Verifier::new(seed(), 10_000);
+        Self { inner: Rc::new(RefCell::new((verifier, HashMap::new()))) }
+    }
+}
+
+impl Verifier for Remembering {
+    fn verify(&mut self, item: &VerifyItem) -> bool {
+        let (verifier, known) = &mut *self.inner.borrow_mut();
+        if let Some((have, verdict)) = known.get(&item.sig.0)
+            && have == item
+        {
+            return *verdict;
+        }
+        let verdict = verifier.verify(item);
+        known.insert(item.sig.0, (*item, verdict));
+        verdict
+    }
+}
+
+pub fn seed() -> SeededState {
+    SeededState::new(Secret([7; 16]))
+}
+
+pub struct Setup {
+    pub shards: u16,
+    pub cores: u16,
+    pub seed: u64,
+    pub checkpoint_events: usize,
+    pub limits: Limits,
+}
+
+impl Setup {
+    pub fn new(shards: u16, seed: u64) -> Self {
+        let limits = Limits { created_at_past_s: u64::MAX, ..Limits::default() };
+        Self { shards, cores: shards.min(3), seed, checkpoint_events: 300, limits }
+    }
+}
+
+pub struct World {
+    pub now: Now,
+    pub homes: Vec<Home>,
+    pub shards: Vec<Shard>,
+    indexes: Vec<Box<dyn Index>>,
+    segments: Vec<Box<dyn Segments>>,
+    cores: u16,
+    /// By (from, to) core.
+    mail: BTreeMap<(u16, u16), VecDeque<Envelope>>,
+    work: Vec<VecDeque<StoreEffect>>,
+    pub replies: Vec<(u16, Reply)>,
+    rng: Rng,
+    pub delivered: u64,
+}
+
+impl World {
+    pub fn new(setup: &Setup, verifier: &Remembering) -> Self {
+        Self::with_indexes(setup, verifier, |_| Box::new(store::mem::MemIndex::default()))
+    }
+
+    pub fn with_indexes(
+        setup: &Setup,
+        verifier: &Remembering,
+        index: impl Fn(u16) -> Box<dyn Index>,
+    ) -> Self {
+        let secret = Secret([3; 16]);
+        let placement = Placement::even(secret, setup.shards);
+        let now = Now { monotonic_ms: 1_000_000, unix_s: UNIX_S };
+        let mut world = Self {
+            now,
+            homes: Vec::new(),
+            shards: Vec::new(),
+            indexes: Vec::new(),
+            segments: Vec::new(),
+            cores: setup.cores,
+            mail: BTreeMap::new(),
+            work: Vec::new(),
+            replies: Vec::new(),
+            rng: Rng::new(setup.seed),
+            delivered: 0,
+        };
+        for core in 0..setup.cores {
+            world.homes.push(Home::new(HomeConfig {
+                core,
+                placement: placement.clone(),
+                limits: setup.limits.clone(),
+                subscriptions_max: 100,
+                auth_required: false,
+                page_bytes_max: 64 << 20,
+                seed: seed(),
+            }));
+        }
+        for shard in 0..setup.shards {
+            let index = index(shard);
+            let segments: Box<dyn Segments> = Box::new(store::mem::MemSegments::default());
+            let mut config = StoreConfig::new(shard, secret, seed());
+            config.checkpoint_events = setup.checkpoint_events;
+            config.hot_bytes_max = 64 * 1024;
+            let mut effects = Vec::new();
+            let store = store::open(config, &*index, &*segments, now, &mut effects).unwrap();
+            let config = ShardConfig {
+                cores: usize::from(setup.cores),
+                limits: setup.limits.clone(),
+                secret,
+                seed: seed(),
+                verify_slice: 16,
+                recent_ids_max: 1000,
+            };
+            world.shards.push(Shard::new(config, store, Box::new(verifier.clone())));
+            world.indexes.push(index);
+            world.segments.push(segments);
+            world.work.push(effects.into());
+        }
+        world
+    }
+
+    fn core_of(&self, shard: u16) -> u16 {
+        shard % self.cores
+    }
+
+    pub fn home(&mut self, core: u16, input: HomeInput) {
+        let mut fx = HomeEffects::default();
+        self.homes[usize::from(core)].step(self.now, input, &mut fx);
+        self.home_effects(core, fx);
+    }
+
+    fn home_effects(&mut self, core: u16, fx: HomeEffects) {
+        for (to, message) in fx.to_shard {
+            let envelope = Envelope::Shard { from: core, to, message };
+            self.mail.entry((core, self.core_of(to))).or_default().push_back(envelope);
+        }
+        self.replies.extend(fx.replies.into_iter().map(|reply| (core, reply)));
+    }
+
+    fn shard(&mut self, shard: u16, input: ShardInput) {
+        let mut fx = ShardEffects::default();
+        self.shards[usize::from(shard)].step(self.now, input, &mut fx);
+        assert!(fx.fatal.is_none(), "{:?}", fx.fatal);
+        for (core, message) in fx.to_home {
+            let from = self.core_of(shard);
+            let envelope = Envelope::Home { from: shard, message };
+            self.mail.entry((from, core)).or_default().push_back(envelope);
+        }
+        self.work[usize::from(shard)].extend(fx.store);
+    }
+
+    fn perform(&mut self, shard: u16) {
+        let at = usize::from(shard);
+        // Log effects keep their order; a read or a checkpoint may overtake.
+        let queue = &mut self.work[at];
+        let pick = self.rng.index(queue.len());
+        let first_log = queue.iter().position(|effect| matches!(effect, StoreEffect::Log(_)));
+        let pick = match (&queue[pick], first_log) {
+            (StoreEffect::Log(_), Some(first)) => first,
+            _ => pick,
+        };
+        let effect = queue.remove(pick).unwrap();
+        let input = perform(effect, &*self.indexes[at], &*self.segments[at]);
+        self.shard(shard, ShardInput::Store(input));
+    }
+
+    /// One random thing that can happen; `false` if nothing can.
+    pub fn step(&mut self) -> bool {
+        let mut choices: Vec<(u8, u16, u16)> = Vec::new();
+        choices.extend(
+            self.mail.iter().filter(|(_, queue)| !queue.is_empty()).map(|((a, b), _)| (0, *a, *b)),
+        );
+        for shard in 0..self.shards.len() as u16 {
+            if !self.work[usize::from(shard)].is_empty() {
+                choices.push((1, shard, 0));
+            }
+        }
+        for core in 0..self.cores {
+            if self.homes[usize::from(core)].has_work() {
+                choices.push((3, core, 0));
+            }
+        }
+        for shard in 0..self.shards.len() as u16 {
+            if self.shards[usize::from(shard)].has_work() {
+                choices.push((2, shard, 0));
+            }
+        }
+        if choices.is_empty() {
+            // A turn may still flush what a read appended, or send live events.
+            for shard in 0..self.shards.len() as u16 {
+                self.shard(shard, ShardInput::Turn);
+            }
+            let mailed = self.mail.values().any(|queue| !queue.is_empty());
+            return mailed || self.work.iter().any(|queue| !queue.is_empty());
+        }
+        let (what, a, b) = choices[self.rng.index(choices.len())];
+        match what {
+            0 => {
+                let envelope = self.mail.get_mut(&(a, b)).unwrap().pop_front().unwrap();
+                self.deliver(b, envelope);
+            }
+            1 => self.perform(a),
+            2 => self.shard(a, ShardInput::Turn),
+            _ => self.home(a, HomeInput::Turn),
+        }
+        true
+    }
+
+    fn deliver(&mut self, core: u16, envelope: Envelope) {
+        self.delivered += 1;
+        match envelope {
+            Envelope::Shard { from, to, message } => {
+                assert_eq!(self.core_of(to), core);
+                self.shard(to, ShardInput::From(from, message));
+            }
+            Envelope::Home { from, message } => self.home(core, HomeInput::From(from, message)),
+        }
+    }
+
+    /// Runs until nothing can happen.
+    pub fn settle(&mut self) {
+        while self.step() {}
+    }
+
+    pub fn tick(&mut self) {
+        for shard in 0..self.shards.len() as u16 {
+            self.shard(shard, ShardInput::Tick);
+        }
+    }
+
+    pub fn client(core: u16) -> Client {
+        Client { slot: u32::from(core), generation: 1 }
+    }
+
+    /// Publishes from `core` and runs until the outcome is there.
+    pub fn publish(&mut self, core: u16, event: proto::Event) -> Result<(), Reason> {
+        let id = event.view().id();
+        let client = Self::client(core);
+        self.home(core, HomeInput::Message(client, proto::ClientMessage::Event(event)));
+        loop {
+            let found = self
+                .replies
+                .iter()
+                .position(|(_, reply)| matches!(reply, Reply::Ok { id: have, .. } if *have == id));
+            if let Some(at) = found {
+                let (_, Reply::Ok { result, .. }) = self.replies.remove(at) else { unreachable!() };
+                return result;
+            }
+            assert!(self.step(), "no outcome for {id}");
+        }
+    }
+}
+
+/// Performs one store effect at once.
+pub fn perform(effect: StoreEffect, index: &dyn Index, segments: &dyn Segments) -> StoreInput {
+    store::seam::perform(effect, index, segments)
+}
+
+/// For matching on messages in failure texts.
+pub fn describe(message: &ToShard) -> String {
+    format!("{message:?}")
+}
+
+/// See [`describe`].
+pub fn describe_home(message: &ToHome) -> String {
+    format!("{message:?}")
+}
