@@ -1,0 +1,278 @@
+//! The index as ordered tables: what a checkpoint writes and what a page reads, the same for LMDB
+//! and for memory, which supply ordered rows and nothing else.
+//!
+//! Rows end in the event's sequence; table `loc` alone knows where bytes are, so a row whose `loc`
+//! is gone belongs to a dead event and is skipped. See [`crate::key`] for the layouts.
+
+use crate::effect::{Found, IndexPage, IndexRow, LookupKey, ScanRequest, Seq, WorldError};
+use crate::key::{self, LocRow, MARK_ID, MARK_SLOT, SKETCHED_BIT, read_seq};
+use crate::seam::Sketched;
+use proto::nip::nip01::SlotKey;
+use proto::{EventId, PublicKey};
+
+pub mod changes;
+mod scan;
+
+pub use changes::{Rows, write_generation};
+pub use scan::PAGE_ROWS_EXAMINED_MAX;
+
+/// A table of the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Table {
+    /// Sequence to place and position.
+    Loc,
+    /// First bytes of the id.
+    Id,
+    /// Every event by time.
+    Time,
+    /// By kind.
+    Kind,
+    /// By author and kind.
+    Author,
+    /// By tag and kind.
+    Tag,
+    /// Slot to sequence.
+    Slot,
+    /// Deleted ids and slots.
+    Marker,
+    /// By expiration.
+    Expiry,
+    /// What the index holds.
+    Meta,
+}
+
+impl Table {
+    /// Every table.
+    pub const ALL: [Self; 10] = [
+        Self::Loc,
+        Self::Id,
+        Self::Time,
+        Self::Kind,
+        Self::Author,
+        Self::Tag,
+        Self::Slot,
+        Self::Marker,
+        Self::Expiry,
+        Self::Meta,
+    ];
+
+    /// Its name on disk.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Loc => "loc",
+            Self::Id => "id",
+            Self::Time => "time",
+            Self::Kind => "kind",
+            Self::Author => "author",
+            Self::Tag => "tag",
+            Self::Slot => "slot",
+            Self::Marker => "marker",
+            Self::Expiry => "expiry",
+            Self::Meta => "meta",
+        }
+    }
+}
+
+/// Key of the applied sequence in table `meta`.
+pub const META_APPLIED: &[u8] = b"applied";
+
+/// Ordered rows in one consistent snapshot.
+pub trait ReadRows {
+    /// Gives the value of a key to `read`, if there is one.
+    ///
+    /// # Errors
+    /// [`WorldError::Index`] when the world fails.
+    fn row(&self, table: Table, key: &[u8], read: &mut dyn FnMut(&[u8])) -> Result<(), WorldError>;
+
+    /// Gives rows from `from` on, in order, to `visit` until it returns `false`.
+    ///
+    /// # Errors
+    /// [`WorldError::Index`] when the world fails.
+    fn walk(
+        &self,
+        table: Table,
+        from: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), WorldError>;
+}
+
+/// Ordered rows in a transaction that is committed or forgotten as a whole.
+pub trait WriteRows: ReadRows {
+    /// Applies sorted rows to a table.
+    ///
+    /// # Errors
+    /// [`WorldError::Index`] when the world fails.
+    fn apply(&mut self, table: Table, rows: &Rows) -> Result<(), WorldError>;
+}
+
+fn damaged(table: Table) -> WorldError {
+    WorldError::Index(format!("table {} holds a row that makes no sense", table.name()))
+}
+
+/// The sequence up to which the rows of this snapshot are complete.
+///
+/// # Errors
+/// [`WorldError::Index`] when the world fails.
+pub fn applied(rows: &dyn ReadRows) -> Result<Seq, WorldError> {
+    let mut applied = Some(0);
+    rows.row(Table::Meta, META_APPLIED, &mut |value| applied = read_seq(value))?;
+    applied.ok_or_else(|| damaged(Table::Meta))
+}
+
+/// A row of table `loc`.
+fn loc_row(rows: &dyn ReadRows, seq: Seq) -> Result<Option<IndexRow>, WorldError> {
+    let mut found = Ok(None);
+    rows.row(Table::Loc, &key::loc_key(seq), &mut |value| {
+        found = LocRow::decode(value)
+            .map(|row| Some(IndexRow { position: row.position, seq, loc: row.loc }))
+            .ok_or_else(|| damaged(Table::Loc));
+    })?;
+    found
+}
+
+/// A page of rows.
+///
+/// # Errors
+/// [`WorldError::Index`] when the world fails.
+pub fn scan(rows: &dyn ReadRows, request: &ScanRequest) -> Result<IndexPage, WorldError> {
+    scan::scan(rows, request)
+}
+
+/// Answers in the order of the keys.
+///
+/// # Errors
+/// [`WorldError::Index`] when the world fails.
+pub fn lookup(rows: &dyn ReadRows, keys: &[LookupKey]) -> Result<Vec<Found>, WorldError> {
+    keys.iter().map(|key| lookup_one(rows, key)).collect()
+}
+
+fn lookup_one(rows: &dyn ReadRows, key: &LookupKey) -> Result<Found, WorldError> {
+    match key {
+        LookupKey::Id(id) => Ok(find_id(rows, id)?.map_or(Found::Nothing, Found::Row)),
+        LookupKey::Slot(slot) => {
+            let mut seq = None;
+            rows.row(Table::Slot, &slot.0, &mut |value| seq = read_seq(value))?;
+            let Some(seq) = seq else { return Ok(Found::Nothing) };
+            Ok(loc_row(rows, seq)?.map_or(Found::Nothing, Found::Row))
+        }
+        LookupKey::DeletedId(id, by) => {
+            let mut found = Found::Nothing;
+            rows.row(Table::Marker, &key::mark_id_key(id, by), &mut |_| {
+                found = Found::DeletedUntil(u32::MAX);
+            })?;
+            Ok(found)
+        }
+        LookupKey::DeletedSlot(slot) => {
+            Ok(slot_mark(rows, slot)?.map_or(Found::Nothing, Found::DeletedUntil))
+        }
+    }
+}
+
+/// Up to when a slot is deleted.
+fn slot_mark(rows: &dyn ReadRows, slot: &SlotKey) -> Result<Option<u32>, WorldError> {
+    let mut until = Ok(None);
+    rows.row(Table::Marker, &key::mark_slot_key(slot), &mut |value| {
+        let bytes: Result<[u8; 4], _> = value.try_into();
+        until =
+            bytes.map(|bytes| Some(u32::from_be_bytes(bytes))).map_err(|_| damaged(Table::Marker));
+    })?;
+    until
+}
+
+/// The event with this id; eight bytes find candidates, the full id decides.
+fn find_id(rows: &dyn ReadRows, id: &EventId) -> Result<Option<IndexRow>, WorldError> {
+    let prefix = &id.0[..8];
+    let mut candidates: Vec<Seq> = Vec::new();
+    rows.walk(Table::Id, prefix, &mut |key, _| {
+        let is_candidate = key.starts_with(prefix);
+        if is_candidate {
+            candidates.extend(read_seq(&key[prefix.len()..]));
+        }
+        is_candidate
+    })?;
+    for seq in candidates {
+        if let Some(row) = loc_row(rows, seq)?
+            && row.position.id == *id
+        {
+            return Ok(Some(row));
+        }
+    }
+    Ok(None)
+}
+
+/// Events that expired at or before `unix_s`, past `after`.
+///
+/// # Errors
+/// [`WorldError::Index`] when the world fails.
+pub fn expired(
+    rows: &dyn ReadRows,
+    unix_s: u64,
+    after: Option<(u64, Seq)>,
+    rows_max: u32,
+) -> Result<Vec<IndexRow>, WorldError> {
+    let from = after.map(|(expires_at, seq)| key::expiry_key(expires_at, seq)).unwrap_or_default();
+    let mut seqs: Vec<Seq> = Vec::new();
+    rows.walk(Table::Expiry, &from, &mut |key, _| {
+        if key == from {
+            return true;
+        }
+        let (expires_at, seq) = key.split_at(key::SEQ_BYTES.min(key.len()));
+        let is_due = read_seq(expires_at).is_some_and(|expires_at| expires_at <= unix_s);
+        if is_due {
+            seqs.extend(read_seq(seq));
+        }
+        is_due && seqs.len() < rows_max as usize
+    })?;
+    let mut found = Vec::with_capacity(seqs.len());
+    for seq in seqs {
+        found.extend(loc_row(rows, seq)?);
+    }
+    Ok(found)
+}
+
+/// Visits everything that the sketch must know.
+///
+/// # Errors
+/// [`WorldError::Index`] when the world fails.
+pub fn sketched(rows: &dyn ReadRows, visit: &mut dyn FnMut(Sketched)) -> Result<(), WorldError> {
+    rows.walk(Table::Loc, &[], &mut |_, value| {
+        if let Some(row) = LocRow::decode(value) {
+            visit(Sketched::Id(row.position.id));
+        }
+        true
+    })?;
+    let mut last = None;
+    rows.walk(Table::Tag, &SKETCHED_BIT.to_be_bytes(), &mut |key, _| {
+        let hash = key.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
+        if let Some(hash) = hash
+            && last != Some(hash)
+        {
+            last = Some(hash);
+            visit(Sketched::Tag(hash));
+        }
+        true
+    })?;
+    rows.walk(Table::Slot, &[], &mut |key, _| {
+        if let Ok(slot) = key.try_into() {
+            visit(Sketched::Key(LookupKey::Slot(SlotKey(slot))));
+        }
+        true
+    })?;
+    rows.walk(Table::Marker, &[], &mut |key, _| {
+        if let Some(mark) = read_marker(key) {
+            visit(Sketched::Key(mark));
+        }
+        true
+    })
+}
+
+fn read_marker(key: &[u8]) -> Option<LookupKey> {
+    match key.split_first()? {
+        (&MARK_ID, rest) => {
+            let (id, by) = rest.split_at_checked(32)?;
+            Some(LookupKey::DeletedId(EventId(id.try_into().ok()?), PublicKey(by.try_into().ok()?)))
+        }
+        (&MARK_SLOT, rest) => Some(LookupKey::DeletedSlot(SlotKey(rest.try_into().ok()?))),
+        _ => None,
+    }
+}

@@ -1,0 +1,172 @@
+//! The two seams in memory, for tests and the simulator: an index whose commits are atomic, and
+//! segments whose writes are durable at once. Crash points inside an LMDB commit are not here; a
+//! recorded system-call trace covers those.
+
+use crate::delta::Generation;
+use crate::effect::{Found, IndexPage, IndexRow, LookupKey, ScanRequest, Seq, WorldError};
+use crate::index::{self, ReadRows, Rows, Table, WriteRows};
+use crate::seam::{Bodies, Index, SegmentEntry, Segments, Sketched};
+use proto::Secret;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::rc::Rc;
+
+type TableRows = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// Ordered tables in memory.
+#[derive(Clone, Debug, Default)]
+struct MemRows {
+    tables: [TableRows; Table::ALL.len()],
+}
+
+impl ReadRows for MemRows {
+    fn row(&self, table: Table, key: &[u8], read: &mut dyn FnMut(&[u8])) -> Result<(), WorldError> {
+        if let Some(value) = self.tables[table as usize].get(key) {
+            read(value);
+        }
+        Ok(())
+    }
+
+    fn walk(
+        &self,
+        table: Table,
+        from: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), WorldError> {
+        let from = (Bound::Included(from), Bound::Unbounded);
+        let rows = self.tables[table as usize].range::<[u8], _>(from);
+        for (key, value) in rows {
+            if !visit(key, value) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl WriteRows for MemRows {
+    fn apply(&mut self, table: Table, rows: &Rows) -> Result<(), WorldError> {
+        let table = &mut self.tables[table as usize];
+        for (key, value) in rows.iter() {
+            match value {
+                Some(value) => table.insert(key.to_vec(), value.to_vec()),
+                None => table.remove(key),
+            };
+        }
+        Ok(())
+    }
+}
+
+/// An index in memory. Clones share it; what it holds survives a simulated crash.
+#[derive(Clone, Debug)]
+pub struct MemIndex {
+    secret: Secret,
+    rows: Rc<RefCell<MemRows>>,
+}
+
+impl MemIndex {
+    /// An empty index.
+    pub fn new(secret: Secret) -> Self {
+        Self { secret, rows: Rc::default() }
+    }
+
+    /// Number of rows of a table.
+    pub fn rows(&self, table: Table) -> usize {
+        self.rows.borrow().tables[table as usize].len()
+    }
+}
+
+impl Index for MemIndex {
+    fn applied(&self) -> Result<Seq, WorldError> {
+        index::applied(&*self.rows.borrow())
+    }
+
+    fn scan(&self, request: &ScanRequest) -> Result<IndexPage, WorldError> {
+        index::scan(&*self.rows.borrow(), request)
+    }
+
+    fn lookup(&self, keys: &[LookupKey]) -> Result<Vec<Found>, WorldError> {
+        index::lookup(&*self.rows.borrow(), keys)
+    }
+
+    fn expired(
+        &self,
+        unix_s: u64,
+        after: Option<(u64, Seq)>,
+        rows_max: u32,
+    ) -> Result<Vec<IndexRow>, WorldError> {
+        index::expired(&*self.rows.borrow(), unix_s, after, rows_max)
+    }
+
+    fn checkpoint(&self, generation: &Generation, bodies: &dyn Bodies) -> Result<Seq, WorldError> {
+        let mut rows = self.rows.borrow().clone();
+        let applied = index::write_generation(&mut rows, generation, bodies, &self.secret)?;
+        self.rows.replace(rows);
+        Ok(applied)
+    }
+
+    fn sketched(&self, visit: &mut dyn FnMut(Sketched)) -> Result<(), WorldError> {
+        index::sketched(&*self.rows.borrow(), visit)
+    }
+}
+
+/// Segments in memory. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct MemSegments {
+    segments: Rc<RefCell<BTreeMap<Seq, Vec<u8>>>>,
+}
+
+pub(crate) fn no_segment(segment: Seq) -> WorldError {
+    WorldError::Log { segment, what: "no such segment".to_owned() }
+}
+
+/// Writes into a byte vector as into a file.
+pub(crate) fn write_into(file: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
+    let end = offset + bytes.len();
+    if file.len() < end {
+        file.resize(end, 0);
+    }
+    file[offset..end].copy_from_slice(bytes);
+}
+
+impl Segments for MemSegments {
+    fn list(&self) -> Result<Vec<SegmentEntry>, WorldError> {
+        let segments = self.segments.borrow();
+        let entry = |(segment, bytes): (&Seq, &Vec<u8>)| SegmentEntry {
+            segment: *segment,
+            bytes: bytes.len() as u64,
+        };
+        Ok(segments.iter().map(entry).collect())
+    }
+
+    fn read(&self, segment: Seq) -> Result<Vec<u8>, WorldError> {
+        self.segments.borrow().get(&segment).cloned().ok_or_else(|| no_segment(segment))
+    }
+
+    fn read_at(&self, segment: Seq, offset: u32, length: usize) -> Result<Vec<u8>, WorldError> {
+        let segments = self.segments.borrow();
+        let bytes = segments.get(&segment).ok_or_else(|| no_segment(segment))?;
+        let from = (offset as usize).min(bytes.len());
+        let to = (from + length).min(bytes.len());
+        Ok(bytes[from..to].to_vec())
+    }
+
+    fn create(&self, segment: Seq, header: &[u8]) -> Result<(), WorldError> {
+        self.segments.borrow_mut().insert(segment, header.to_vec());
+        Ok(())
+    }
+
+    fn write(&self, segment: Seq, offset: u32, bytes: &[u8]) -> Result<(), WorldError> {
+        let mut segments = self.segments.borrow_mut();
+        let file = segments.get_mut(&segment).ok_or_else(|| no_segment(segment))?;
+        write_into(file, offset as usize, bytes);
+        Ok(())
+    }
+
+    fn seal(&self, segment: Seq, length: u32) -> Result<(), WorldError> {
+        let mut segments = self.segments.borrow_mut();
+        segments.get_mut(&segment).ok_or_else(|| no_segment(segment))?.truncate(length as usize);
+        Ok(())
+    }
+}

@@ -1,0 +1,267 @@
+//! Which stored events an arriving one ends, and when it is refused itself: replaceable slots
+//! (NIP-01), deletion requests (NIP-09), gift wraps by recipient (NIP-59). Pure rules over what a
+//! [`View`] knows.
+//!
+//! # Order of arrival
+//!
+//! Three things hold at every step, whatever the order:
+//!
+//! 1. Nothing is stored that an accepted deletion by `e` (of the same author, or of a wrap's
+//!    recipient) or an `a` watermark covers.
+//! 2. A slot has one event at most, and a candidate that lost to the one then stored, or that is
+//!    covered by (1), is never stored.
+//! 3. What is stored in the end does not depend on the order, for any set of events without
+//!    deletions by `e`. (Expirations, which the store applies later, are the other exception.)
+//!
+//! A deletion by `e` removes a version and not the slot, so what else may hold the slot depends on
+//! what was refused before. With A (older) and B (newer) in one slot, and D deleting one of them:
+//!
+//! | Order | stored in the end | why |
+//! |---|---|---|
+//! | A, B, D(B) | D | A was replaced by B before B was deleted |
+//! | B, A, D(B) | D | A lost to B |
+//! | B, D(B), A | D, A | the slot was empty when A came |
+//! | A, D(B), B and D(B), A, B and D(B), B, A | D, A | B was refused |
+//! | any order with D(A) | D, B | B never loses to A |
+//! | holder A expires, then B (older) | B | the slot was empty when B came |
+//!
+//! Deletion requests and requests to vanish are never deleted (NIP-09, NIP-62).
+
+use crate::effect::{Loc, LookupKey, Seq};
+use crate::record::KillCause;
+use crate::view::{Holder, Known, View};
+use proto::nip::nip01::{Slot, SlotKey, Version};
+use proto::nip::nip09::{self, Target, VANISH_KIND};
+use proto::nip::nip59;
+use proto::{Event, EventId, EventRef, PublicKey, Reason, Secret};
+
+/// What the rules ask about stored events.
+pub trait Witness {
+    /// The stored event with this id.
+    fn id(&self, id: &EventId) -> Option<Known>;
+    /// The holder of a slot.
+    fn holder(&self, slot: SlotKey) -> Option<Holder>;
+    /// Whether `by` deleted this id.
+    fn deleted_id(&self, id: &EventId, by: &PublicKey) -> bool;
+    /// Up to when a slot is deleted, inclusive.
+    fn deleted_until(&self, slot: SlotKey) -> Option<u32>;
+}
+
+impl Witness for View<'_> {
+    fn id(&self, id: &EventId) -> Option<Known> {
+        View::id(self, id)
+    }
+
+    fn holder(&self, slot: SlotKey) -> Option<Holder> {
+        View::holder(self, slot)
+    }
+
+    fn deleted_id(&self, id: &EventId, by: &PublicKey) -> bool {
+        View::deleted_id(self, id, by)
+    }
+
+    fn deleted_until(&self, slot: SlotKey) -> Option<u32> {
+        View::deleted_until(self, slot)
+    }
+}
+
+/// An arriving event with what the rules need of it, computed once.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    version: Version,
+    /// Keys whose deletion of this id counts: the author, and a wrap's recipient.
+    deleters: Vec<PublicKey>,
+    pubkey: PublicKey,
+    is_exempt: bool,
+    slot: Option<SlotKey>,
+    targets: Vec<(Target, Option<SlotKey>)>,
+}
+
+impl Arrival {
+    /// Reads an event.
+    ///
+    /// # Errors
+    /// The [`Reason`] of [`nip09::targets`] for a deletion request without targets or with too
+    /// many.
+    pub fn of(event: &EventRef<'_>, secret: &Secret) -> Result<Self, Reason> {
+        let targets = if event.kind() == nip09::KIND { nip09::targets(event)? } else { Vec::new() };
+        let with_key = |target: Target| {
+            let key = match &target {
+                Target::Slot(slot) => Some(slot.key(secret)),
+                Target::Id(_) => None,
+            };
+            (target, key)
+        };
+        let mut deleters = vec![event.pubkey()];
+        if nip59::is_wrap(event.kind()) {
+            deleters.extend(nip59::recipient(event).filter(|key| *key != event.pubkey()));
+        }
+        Ok(Self {
+            version: Version { created_at: event.created_at(), id: event.id() },
+            deleters,
+            pubkey: event.pubkey(),
+            is_exempt: matches!(event.kind(), nip09::KIND | VANISH_KIND),
+            slot: Slot::of(event).map(|slot| slot.key(secret)),
+            targets: targets.into_iter().map(with_key).collect(),
+        })
+    }
+
+    /// Everything that [`decide`] will ask about; pass it through [`crate::Store::unanswered`].
+    pub fn keys(&self) -> Vec<LookupKey> {
+        let mut keys = vec![LookupKey::Id(self.version.id)];
+        if !self.is_exempt {
+            let marks = self.deleters.iter().map(|by| LookupKey::DeletedId(self.version.id, *by));
+            keys.extend(marks);
+        }
+        if let Some(slot) = self.slot {
+            keys.extend([LookupKey::Slot(slot), LookupKey::DeletedSlot(slot)]);
+        }
+        for target in &self.targets {
+            match target {
+                (Target::Id(id), _) => {
+                    keys.extend([LookupKey::Id(*id), LookupKey::DeletedId(*id, self.pubkey)]);
+                }
+                (Target::Slot(_), Some(slot)) => {
+                    keys.extend([LookupKey::Slot(*slot), LookupKey::DeletedSlot(*slot)]);
+                }
+                (Target::Slot(_), None) => {}
+            }
+        }
+        keys
+    }
+}
+
+/// What accepting an event does besides storing it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Accepted {
+    /// Stored events that end.
+    pub kills: Vec<(Seq, KillCause)>,
+    /// Ids to mark as deleted by the event's author.
+    pub mark_ids: Vec<EventId>,
+    /// Slots to mark as deleted up to the event's time.
+    pub mark_slots: Vec<(Slot, u32)>,
+}
+
+/// What to do with an arriving event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Store it, with these consequences.
+    Accept(Accepted),
+    /// Refuse it: [`Reason::Duplicate`], [`Reason::DuplicateNewer`] or [`Reason::Deleted`].
+    Refuse(Reason),
+    /// A deletion names stored events whose author must be read first: fetch these bodies and
+    /// decide again with them.
+    NeedBodies(Vec<(EventId, Loc)>),
+}
+
+/// The cheap part of the decision, to be made before a signature is checked: whether the event is
+/// refused whatever it names.
+pub fn refusal(arrival: &Arrival, view: &impl Witness) -> Option<Reason> {
+    if view.id(&arrival.version.id).is_some() {
+        return Some(Reason::Duplicate);
+    }
+    let is_deleted = |by: &PublicKey| view.deleted_id(&arrival.version.id, by);
+    if !arrival.is_exempt && arrival.deleters.iter().any(is_deleted) {
+        return Some(Reason::Deleted);
+    }
+    let slot = arrival.slot?;
+    if view.deleted_until(slot).is_some_and(|until| arrival.version.created_at <= until) {
+        return Some(Reason::Deleted);
+    }
+    let holder = view.holder(slot)?;
+    (!arrival.version.beats(&holder.version)).then_some(Reason::DuplicateNewer)
+}
+
+/// The decision. `bodies` are what an earlier [`Verdict::NeedBodies`] asked for; a body that is
+/// damaged is given as `None`.
+pub fn decide(
+    arrival: &Arrival,
+    view: &impl Witness,
+    bodies: &[(EventId, Option<Event>)],
+) -> Verdict {
+    if let Some(reason) = refusal(arrival, view) {
+        return Verdict::Refuse(reason);
+    }
+    let mut accepted = Accepted::default();
+    if let Some(holder) = arrival.slot.and_then(|slot| view.holder(slot)) {
+        accepted.kills.push((holder.seq, KillCause::Replaced));
+    }
+    let mut needed = Vec::new();
+    for (target, slot) in &arrival.targets {
+        match (target, slot) {
+            (Target::Id(id), _) => match body_of(id, view, bodies) {
+                Body::Unknown => accepted.mark(id, arrival, view),
+                Body::Here(known, victim) => {
+                    if nip09::may_delete(&arrival.pubkey, &victim.view()) {
+                        accepted.mark(id, arrival, view);
+                        accepted.kills.push((known.seq, KillCause::Deleted));
+                    }
+                }
+                Body::Elsewhere(loc) => needed.push((*id, loc)),
+                Body::Damaged => {}
+            },
+            (Target::Slot(target), Some(key)) => {
+                accepted.end_slot(target, *key, arrival.version.created_at, view);
+            }
+            (Target::Slot(_), None) => {}
+        }
+    }
+    if !needed.is_empty() {
+        return Verdict::NeedBodies(needed);
+    }
+    accepted.settle();
+    Verdict::Accept(accepted)
+}
+
+enum Body {
+    /// No such event is stored.
+    Unknown,
+    /// It is stored and read.
+    Here(Known, Event),
+    /// It is stored and must be read.
+    Elsewhere(Loc),
+    /// It is stored and cannot be read: whose it is cannot be known, so it stays.
+    Damaged,
+}
+
+fn body_of(id: &EventId, view: &impl Witness, bodies: &[(EventId, Option<Event>)]) -> Body {
+    let Some(known) = view.id(id) else { return Body::Unknown };
+    if let Some(event) = known.event.clone() {
+        return Body::Here(known, event);
+    }
+    match (bodies.iter().find(|(have, _)| have == id), known.loc) {
+        (Some((_, Some(event))), _) => Body::Here(known, event.clone()),
+        (Some((_, None)), _) | (None, None) => Body::Damaged,
+        (None, Some(loc)) => Body::Elsewhere(loc),
+    }
+}
+
+impl Accepted {
+    fn mark(&mut self, id: &EventId, arrival: &Arrival, view: &impl Witness) {
+        if !view.deleted_id(id, &arrival.pubkey) {
+            self.mark_ids.push(*id);
+        }
+    }
+
+    /// Ends every version of a slot up to `until`; there is one at most, its holder.
+    fn end_slot(&mut self, slot: &Slot, key: SlotKey, until: u32, view: &impl Witness) {
+        if view.deleted_until(key).is_none_or(|before| before < until) {
+            self.mark_slots.push((slot.clone(), until));
+        }
+        if let Some(holder) = view.holder(key)
+            && holder.version.created_at <= until
+        {
+            self.kills.push((holder.seq, KillCause::Deleted));
+        }
+    }
+
+    /// A request may name the same event by `e` and by `a`, or twice.
+    fn settle(&mut self) {
+        self.kills.sort_unstable();
+        self.kills.dedup_by_key(|(seq, _)| *seq);
+        self.mark_ids.sort_unstable();
+        self.mark_ids.dedup();
+        self.mark_slots.sort_unstable();
+        self.mark_slots.dedup();
+    }
+}
