@@ -15,6 +15,10 @@ use std::sync::Arc;
 /// Bytes before the tags.
 pub const HEADER_BYTES: usize = 140;
 
+/// Bytes of a rendered event without its tags and content: 71 of keys and punctuation, 256 of hex,
+/// at most 10 of `created_at` and 5 of `kind`.
+const JSON_FRAME_BYTES_MAX: usize = 71 + 256 + 10 + 5;
+
 /// An owned packed event; cloning shares the bytes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Event(Arc<[u8]>);
@@ -243,9 +247,9 @@ impl<'a> EventRef<'a> {
             || (has_unicode_escape(&parts) && canonical_id(&parts, true) == parts.id)
     }
 
-    /// Bytes of the rendered JSON object.
+    /// Upper bound of the rendered JSON object's bytes.
     pub fn json_bytes_max(&self) -> usize {
-        self.0.len() - HEADER_BYTES + 340
+        self.0.len() - HEADER_BYTES + JSON_FRAME_BYTES_MAX
     }
 
     /// Appends the event as a JSON object, fields in the order of NIP-01.
