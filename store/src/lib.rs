@@ -20,11 +20,11 @@
 pub mod delta;
 pub mod effect;
 // pub mod fault;
-//pub mod file;
-//pub mod fingerprint;
+pub mod file;
+pub mod fingerprint;
 pub mod index;
 pub mod key;
-//pub mod lmdb;
+pub mod lmdb;
 pub mod log;
 pub mod mem;
 pub mod open;

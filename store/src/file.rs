@@ -1,0 +1,255 @@
+//! Log segments as real files, named `<first sequence, 16 hex digits>.seg`.
+//!
+//! A segment is written under a temporary name with its header and the first stretch of zeros,
+//! synced, renamed, and its directory synced, so whatever carries a segment's name has a whole
+//! header. Zeros are written ahead of the log's end in steps, because a write into blocks that the
+//! file has already needs no journal commit of the file system when it is synced.
+//!
+//! With the feature `skip-sync` every sync here does nothing. It is fault injection: the control of
+//! the durability test, which must fail with it. Never build a relay for use with it.
+
+use crate::effect::{Seq, WorldError};
+use crate::seam::{SegmentEntry, Segments};
+use std::cell::RefCell;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+pub mod directory;
+
+/// Step in which zeros are written ahead of the log's end.
+pub const PREWRITE_BYTES: u32 = 4 << 20;
+/// Open files kept for reading bodies.
+const READ_FILES_MAX: usize = 16;
+/// Extension of segment files.
+const EXTENSION: &str = "seg";
+
+/// Makes the data of a file durable.
+///
+/// # Errors
+/// The system's; the process must end.
+pub fn sync_file(file: &File) -> io::Result<()> {
+    if cfg!(feature = "skip-sync") {
+        return Ok(());
+    }
+    file.sync_data()
+}
+
+/// Makes the data and the length of a file durable.
+fn sync_file_and_length(file: &File) -> io::Result<()> {
+    if cfg!(feature = "skip-sync") {
+        return Ok(());
+    }
+    file.sync_all()
+}
+
+/// Makes the names in a directory durable.
+///
+/// # Errors
+/// The system's; the process must end.
+pub fn sync_directory(path: &Path) -> io::Result<()> {
+    if cfg!(feature = "skip-sync") {
+        return Ok(());
+    }
+    File::open(path)?.sync_all()
+}
+
+/// The segment that is being written.
+#[derive(Debug)]
+struct Writing {
+    segment: Seq,
+    file: File,
+    /// Zeros have been written up to here.
+    prewritten: u64,
+}
+
+/// The segments of one shard. An instance belongs to one thread: the writer's owns the file being
+/// written, the others read. Bounded by [`READ_FILES_MAX`] open files.
+#[derive(Debug)]
+pub struct FileSegments {
+    directory: PathBuf,
+    writing: RefCell<Option<Writing>>,
+    /// Most recently used last.
+    reading: RefCell<Vec<(Seq, File)>>,
+}
+
+impl FileSegments {
+    /// Opens the segments in `directory`, which is made if it does not exist; what a start that
+    /// died left under a temporary name is removed.
+    ///
+    /// # Errors
+    /// [`WorldError::Log`] when the file system fails.
+    pub fn open(directory: &Path) -> Result<Self, WorldError> {
+        let prepare = || {
+            if !directory.exists() {
+                std::fs::create_dir_all(directory)?;
+                sync_directory(directory.parent().unwrap_or(Path::new(".")))?;
+            }
+            for entry in std::fs::read_dir(directory)? {
+                let path = entry?.path();
+                if path.extension().is_some_and(|extension| extension == "new") {
+                    std::fs::remove_file(path)?;
+                }
+            }
+            Ok(())
+        };
+        prepare().map_err(|error: io::Error| failed(0, &error))?;
+        Ok(Self::reader(directory))
+    }
+
+    /// The same segments for another thread, which only reads.
+    pub fn reader(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            writing: RefCell::new(None),
+            reading: RefCell::new(Vec::new()),
+        }
+    }
+
+    /// Where the segments are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The file of a segment.
+    pub fn path(&self, segment: Seq) -> PathBuf {
+        self.directory.join(format!("{segment:016x}.{EXTENSION}"))
+    }
+
+    fn read_file_at(&self, segment: Seq, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        let mut reading = self.reading.borrow_mut();
+        match reading.iter().position(|(have, _)| *have == segment) {
+            Some(at) => reading[at..].rotate_left(1),
+            None => {
+                if reading.len() >= READ_FILES_MAX {
+                    reading.remove(0);
+                }
+                reading.push((segment, File::open(self.path(segment))?));
+            }
+        }
+        let (_, file) = reading.last().expect("the file was just moved or pushed to the end");
+        read_full(file, offset, into)
+    }
+
+    fn create_file(&self, segment: Seq, header: &[u8]) -> io::Result<Writing> {
+        let path = self.path(segment);
+        let temporary = path.with_extension("new");
+        let options = OpenOptions::new().write(true).create(true).truncate(true).clone();
+        let file = options.open(&temporary)?;
+        let prewritten = u64::from(PREWRITE_BYTES).max(header.len() as u64);
+        file.write_all_at(header, 0)?;
+        write_zeros(&file, header.len() as u64, prewritten)?;
+        sync_file_and_length(&file)?;
+        std::fs::rename(&temporary, &path)?;
+        sync_directory(&self.directory)?;
+        Ok(Writing { segment, file, prewritten })
+    }
+
+    fn write_file(&self, segment: Seq, offset: u32, bytes: &[u8]) -> io::Result<()> {
+        let mut writing = self.writing.borrow_mut();
+        let writing = writing.as_mut().filter(|writing| writing.segment == segment);
+        let Some(writing) = writing else {
+            // A process writes only to a segment that it created.
+            return Err(io::Error::other("the segment is not the one that is being written"));
+        };
+        let end = u64::from(offset) + bytes.len() as u64;
+        writing.file.write_all_at(bytes, u64::from(offset))?;
+        if end > writing.prewritten {
+            let prewritten = end.next_multiple_of(u64::from(PREWRITE_BYTES));
+            write_zeros(&writing.file, end, prewritten)?;
+            writing.prewritten = prewritten;
+        }
+        sync_file(&writing.file)
+    }
+
+    fn seal_file(&self, segment: Seq, length: u32) -> io::Result<()> {
+        let mut writing = self.writing.borrow_mut();
+        if writing.as_ref().is_some_and(|writing| writing.segment == segment) {
+            *writing = None;
+        }
+        let file = OpenOptions::new().write(true).open(self.path(segment))?;
+        file.set_len(u64::from(length))?;
+        sync_file_and_length(&file)
+    }
+}
+
+fn failed(segment: Seq, error: &io::Error) -> WorldError {
+    WorldError::Log { segment, what: error.to_string() }
+}
+
+/// Reads as much of `into` as the file has.
+fn read_full(file: &File, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+    let mut done = 0;
+    while done < into.len() {
+        match file.read_at(&mut into[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+fn write_zeros(file: &File, from: u64, to: u64) -> io::Result<()> {
+    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    let mut at = from;
+    while at < to {
+        let count = (to - at).min(ZEROS.len() as u64);
+        file.write_all_at(&ZEROS[..count as usize], at)?;
+        at += count;
+    }
+    Ok(())
+}
+
+impl Segments for FileSegments {
+    fn list(&self) -> Result<Vec<SegmentEntry>, WorldError> {
+        let list = || {
+            let mut entries = Vec::new();
+            for entry in std::fs::read_dir(&self.directory)? {
+                let entry = entry?;
+                let path = entry.path();
+                if path.extension().is_none_or(|extension| extension != EXTENSION) {
+                    continue;
+                }
+                let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+                let segment = Seq::from_str_radix(name, 16)
+                    .map_err(|_| io::Error::other(format!("{} is no segment", path.display())))?;
+                entries.push(SegmentEntry { segment, bytes: entry.metadata()?.len() });
+            }
+            entries.sort_unstable();
+            Ok(entries)
+        };
+        list().map_err(|error: io::Error| failed(0, &error))
+    }
+
+    fn read(&self, segment: Seq) -> Result<Vec<u8>, WorldError> {
+        std::fs::read(self.path(segment)).map_err(|error| failed(segment, &error))
+    }
+
+    fn read_at(&self, segment: Seq, offset: u32, length: usize) -> Result<Vec<u8>, WorldError> {
+        let mut bytes = vec![0; length];
+        let count = self
+            .read_file_at(segment, u64::from(offset), &mut bytes)
+            .map_err(|error| failed(segment, &error))?;
+        bytes.truncate(count);
+        Ok(bytes)
+    }
+
+    fn create(&self, segment: Seq, header: &[u8]) -> Result<(), WorldError> {
+        // A reader may hold an earlier, empty file of this name.
+        self.reading.borrow_mut().retain(|(have, _)| *have != segment);
+        let writing = self.create_file(segment, header).map_err(|error| failed(segment, &error))?;
+        *self.writing.borrow_mut() = Some(writing);
+        Ok(())
+    }
+
+    fn write(&self, segment: Seq, offset: u32, bytes: &[u8]) -> Result<(), WorldError> {
+        self.write_file(segment, offset, bytes).map_err(|error| failed(segment, &error))
+    }
+
+    fn seal(&self, segment: Seq, length: u32) -> Result<(), WorldError> {
+        self.seal_file(segment, length).map_err(|error| failed(segment, &error))
+    }
+}

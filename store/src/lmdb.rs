@@ -1,0 +1,363 @@
+//! The index in LMDB: rows only, default synchronous mode, one transaction per checkpoint.
+//!
+//! Never `NOSYNC`, `NOMETASYNC` or `WRITEMAP`: with them a power cut corrupts what the log could
+//! not even be told to replay, and LMDB then kills the process instead of failing. Any error of a
+//! checkpoint but a full map ends the process: after a failed sync LMDB itself would go on as if
+//! nothing had happened.
+//!
+//! **Map size.** The map is sparse address space, no memory and no disk: [`map_bytes_for`] takes
+//! twice the free disk, shared among the shards, within fixed bounds, so that a full map is a rare
+//! event (the disk has grown since the start). Then the checkpoint's transaction is dropped, the
+//! map is doubled, and the checkpoint runs again. LMDB allows that only while no transaction is
+//! open in the process, so every page holds [`LmdbIndex::growth`] shared and growth takes it alone:
+//! uncontended but for that moment, when a reader waits for the remapping and for pages already in
+//! flight, which are bounded in rows.
+//!
+//! A new index is made in a temporary directory and renamed, because a torn first write of LMDB's
+//! two meta pages would leave a file that cannot be opened.
+#![allow(unsafe_code)]
+
+use crate::delta::Generation;
+use crate::effect::{Found, IndexPage, IndexRow, LookupKey, ScanRequest, Seq, WorldError};
+use crate::file::{sync_directory, sync_file};
+use crate::index::{self, ReadRows, Rows, Table, WriteRows};
+use crate::seam::{Bodies, Index, Sketched};
+use heed::types::Bytes;
+use heed::{Env, EnvOpenOptions, MdbError, PutFlags, RoTxn, RwTxn, WithoutTls};
+use proto::Secret;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
+
+/// Version of the index format; another one is rebuilt from the log by hand, never guessed at.
+pub const INDEX_VERSION: u32 = 1;
+/// Least size of the map.
+pub const MAP_BYTES_MIN: usize = 1 << 30;
+/// Greatest size of the map at the start.
+pub const MAP_BYTES_MAX: usize = 1 << 40;
+/// Size beyond which a full map is an error: half of what a process can address.
+const MAP_BYTES_LAST: usize = 1 << 46;
+/// Reading transactions at a time, of all threads.
+const READERS_MAX: u32 = 256;
+/// The map is sized in pages of at most this many bytes.
+const PAGE_BYTES: usize = 64 << 10;
+
+/// Key of the format version in table `meta`.
+const META_VERSION: &[u8] = b"version";
+
+type TableRows = heed::Database<Bytes, Bytes>;
+
+/// Size of the map for one of `shards` indexes on the disk that holds `directory`.
+pub fn map_bytes_for(directory: &Path, shards: u16) -> usize {
+    let free = rustix::fs::statvfs(directory)
+        .map_or(0, |stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+    let share = free.saturating_mul(2) / u64::from(shards.max(1));
+    let bytes = usize::try_from(share).unwrap_or(usize::MAX).clamp(MAP_BYTES_MIN, MAP_BYTES_MAX);
+    bytes / PAGE_BYTES * PAGE_BYTES
+}
+
+/// The index of one shard. Any thread may read while one other applies a checkpoint.
+#[derive(Debug)]
+pub struct LmdbIndex {
+    env: Env<WithoutTls>,
+    tables: [TableRows; Table::ALL.len()],
+    secret: Secret,
+    /// Shared by every transaction, held alone while the map is replaced.
+    growth: RwLock<()>,
+}
+
+fn failed(error: &heed::Error) -> WorldError {
+    WorldError::Index(error.to_string())
+}
+
+fn io_failed(path: &Path, error: &std::io::Error) -> WorldError {
+    WorldError::Index(format!("{}: {error}", path.display()))
+}
+
+fn is_map_full(error: &heed::Error) -> bool {
+    matches!(error, heed::Error::Mdb(MdbError::MapFull))
+}
+
+fn open_env(path: &Path, map_bytes: usize) -> Result<Env<WithoutTls>, WorldError> {
+    let mut options = EnvOpenOptions::new().read_txn_without_tls();
+    options.map_size(map_bytes).max_dbs(Table::ALL.len() as u32).max_readers(READERS_MAX);
+    // SAFETY: the map is undefined if somebody else changes the file. The data directory is locked
+    // by this process (`file::directory`), the file is on a local file system, and nothing but
+    // LMDB writes to it; both LMDB's lock file and its synchronous mode are left at their defaults.
+    unsafe { options.open(path) }.map_err(|error| failed(&error))
+}
+
+impl LmdbIndex {
+    /// Opens the index in directory `path`, or makes an empty one there.
+    ///
+    /// # Errors
+    /// [`WorldError::Index`] when it cannot be opened, or was written by a newer program.
+    pub fn open(path: &Path, secret: Secret, map_bytes: usize) -> Result<Self, WorldError> {
+        if !path.exists() {
+            Self::make(path, map_bytes)?;
+        }
+        let env = open_env(path, map_bytes)?;
+        // A process that was killed in the middle of a page leaves a slot that stops page reuse.
+        env.clear_stale_readers().map_err(|error| failed(&error))?;
+        let tables = {
+            let txn = env.read_txn().map_err(|error| failed(&error))?;
+            open_tables(&env, &txn)?
+        };
+        let index = Self { env, tables, secret, growth: RwLock::new(()) };
+        index.check_version()?;
+        Ok(index)
+    }
+
+    /// Makes an empty index under a temporary name and renames it, all of it durable.
+    fn make(path: &Path, map_bytes: usize) -> Result<(), WorldError> {
+        let parent = path.parent().unwrap_or(Path::new("."));
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let temporary: PathBuf = parent.join(format!("{name}.new"));
+        if temporary.exists() {
+            std::fs::remove_dir_all(&temporary).map_err(|error| io_failed(&temporary, &error))?;
+        }
+        std::fs::create_dir_all(&temporary).map_err(|error| io_failed(&temporary, &error))?;
+        let env = open_env(&temporary, map_bytes)?;
+        let mut txn = env.write_txn().map_err(|error| failed(&error))?;
+        for table in Table::ALL {
+            let rows: TableRows = env
+                .create_database(&mut txn, Some(table.name()))
+                .map_err(|error| failed(&error))?;
+            if table == Table::Meta {
+                rows.put(&mut txn, META_VERSION, &INDEX_VERSION.to_be_bytes())
+                    .map_err(|error| failed(&error))?;
+            }
+        }
+        txn.commit().map_err(|error| failed(&error))?;
+        env.prepare_for_closing().wait();
+        let data = temporary.join("data.mdb");
+        let synced = std::fs::File::open(&data)
+            .and_then(|file| sync_file(&file))
+            .and_then(|()| sync_directory(&temporary))
+            .and_then(|()| std::fs::rename(&temporary, path))
+            .and_then(|()| sync_directory(parent));
+        synced.map_err(|error| io_failed(path, &error))
+    }
+
+    fn check_version(&self) -> Result<(), WorldError> {
+        let mut version = None;
+        self.read(|rows| {
+            rows.row(Table::Meta, META_VERSION, &mut |value| {
+                version = value.try_into().ok().map(u32::from_be_bytes);
+            })
+        })?;
+        match version {
+            Some(INDEX_VERSION) => Ok(()),
+            Some(version) if version > INDEX_VERSION => Err(WorldError::Index(format!(
+                "format version {version} is newer than this program, which reads {INDEX_VERSION}"
+            ))),
+            _ => Err(WorldError::Index("the format version is missing or unknown".to_owned())),
+        }
+    }
+
+    /// Runs `read` in one snapshot.
+    fn read<T>(
+        &self,
+        read: impl FnOnce(&dyn ReadRows) -> Result<T, WorldError>,
+    ) -> Result<T, WorldError> {
+        // The lock guards nothing that a panicking holder could leave half done.
+        let _shared = self.growth.read().unwrap_or_else(PoisonError::into_inner);
+        let txn = self.env.read_txn().map_err(|error| failed(&error))?;
+        read(&Snapshot { tables: &self.tables, txn: &txn })
+    }
+
+    /// One try to apply a generation; `None` if the map is full.
+    fn try_checkpoint(
+        &self,
+        generation: &Generation,
+        bodies: &dyn Bodies,
+    ) -> Result<Option<Seq>, WorldError> {
+        let _shared = self.growth.read().unwrap_or_else(PoisonError::into_inner);
+        let txn = self.env.write_txn().map_err(|error| failed(&error))?;
+        let mut writing = Writing { tables: &self.tables, txn, map_is_full: false };
+        let written = index::write_generation(&mut writing, generation, bodies, &self.secret);
+        match written {
+            Err(_) if writing.map_is_full => Ok(None),
+            Err(error) => Err(error),
+            Ok(applied) => match writing.txn.commit() {
+                Ok(()) => Ok(Some(applied)),
+                Err(error) if is_map_full(&error) => Ok(None),
+                Err(error) => Err(failed(&error)),
+            },
+        }
+    }
+
+    fn grow(&self) -> Result<(), WorldError> {
+        let _alone = self.growth.write().unwrap_or_else(PoisonError::into_inner);
+        let map_bytes = self.env.info().map_size.saturating_mul(2);
+        if map_bytes > MAP_BYTES_LAST {
+            return Err(WorldError::Index("the map is full and cannot grow further".to_owned()));
+        }
+        // SAFETY: the map may be replaced only while no transaction is open in this process. Every
+        // transaction of this environment lives within `read` or `try_checkpoint`, which hold
+        // `growth` shared as long as it does; this holds it alone.
+        unsafe { self.env.resize(map_bytes) }.map_err(|error| failed(&error))
+    }
+
+    /// Bytes of the map as it is now.
+    pub fn map_bytes(&self) -> usize {
+        self.env.info().map_size
+    }
+
+    /// Bytes of the file.
+    ///
+    /// # Errors
+    /// [`WorldError::Index`] when the file system fails.
+    pub fn file_bytes(&self) -> Result<u64, WorldError> {
+        self.env.real_disk_size().map_err(|error| failed(&error))
+    }
+}
+
+fn open_tables(
+    env: &Env<WithoutTls>,
+    txn: &RoTxn<'_, WithoutTls>,
+) -> Result<[TableRows; Table::ALL.len()], WorldError> {
+    let mut tables = Vec::with_capacity(Table::ALL.len());
+    for table in Table::ALL {
+        let rows: Option<TableRows> =
+            env.open_database(txn, Some(table.name())).map_err(|error| failed(&error))?;
+        let missing = || WorldError::Index(format!("table {} is missing", table.name()));
+        tables.push(rows.ok_or_else(missing)?);
+    }
+    Ok(tables.try_into().expect("one was pushed for each of Table::ALL"))
+}
+
+/// Rows of one reading transaction.
+struct Snapshot<'a> {
+    tables: &'a [TableRows; Table::ALL.len()],
+    txn: &'a RoTxn<'a, WithoutTls>,
+}
+
+fn read_row(
+    rows: &TableRows,
+    txn: &RoTxn<'_>,
+    key: &[u8],
+    read: &mut dyn FnMut(&[u8]),
+) -> Result<(), WorldError> {
+    if let Some(value) = rows.get(txn, key).map_err(|error| failed(&error))? {
+        read(value);
+    }
+    Ok(())
+}
+
+fn walk_rows(
+    rows: &TableRows,
+    txn: &RoTxn<'_>,
+    from: &[u8],
+    visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+) -> Result<(), WorldError> {
+    // LMDB cannot seek to an empty key.
+    let from = if from.is_empty() { Bound::Unbounded } else { Bound::Included(from) };
+    let range = (from, Bound::Unbounded);
+    for row in rows.range(txn, &range).map_err(|error| failed(&error))? {
+        let (key, value) = row.map_err(|error| failed(&error))?;
+        if !visit(key, value) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+impl ReadRows for Snapshot<'_> {
+    fn row(&self, table: Table, key: &[u8], read: &mut dyn FnMut(&[u8])) -> Result<(), WorldError> {
+        read_row(&self.tables[table as usize], self.txn, key, read)
+    }
+
+    fn walk(
+        &self,
+        table: Table,
+        from: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), WorldError> {
+        walk_rows(&self.tables[table as usize], self.txn, from, visit)
+    }
+}
+
+/// Rows of the one writing transaction.
+struct Writing<'a> {
+    tables: &'a [TableRows; Table::ALL.len()],
+    txn: RwTxn<'a>,
+    map_is_full: bool,
+}
+
+impl Writing<'_> {
+    fn try_apply(&mut self, table: Table, rows: &Rows) -> Result<(), heed::Error> {
+        let to = &self.tables[table as usize];
+        // Sequences only rise, so new places go to the end: full pages, no search.
+        let flags = if table == Table::Loc { PutFlags::APPEND } else { PutFlags::empty() };
+        for (key, value) in rows.iter() {
+            match value {
+                Some(value) => to.put_with_flags(&mut self.txn, flags, key, value)?,
+                None => {
+                    to.delete(&mut self.txn, key)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ReadRows for Writing<'_> {
+    fn row(&self, table: Table, key: &[u8], read: &mut dyn FnMut(&[u8])) -> Result<(), WorldError> {
+        read_row(&self.tables[table as usize], &self.txn, key, read)
+    }
+
+    fn walk(
+        &self,
+        table: Table,
+        from: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), WorldError> {
+        walk_rows(&self.tables[table as usize], &self.txn, from, visit)
+    }
+}
+
+impl WriteRows for Writing<'_> {
+    fn apply(&mut self, table: Table, rows: &Rows) -> Result<(), WorldError> {
+        self.try_apply(table, rows).map_err(|error| {
+            self.map_is_full |= is_map_full(&error);
+            failed(&error)
+        })
+    }
+}
+
+impl Index for LmdbIndex {
+    fn applied(&self) -> Result<Seq, WorldError> {
+        self.read(index::applied)
+    }
+
+    fn scan(&self, request: &ScanRequest) -> Result<IndexPage, WorldError> {
+        self.read(|rows| index::scan(rows, request))
+    }
+
+    fn lookup(&self, keys: &[LookupKey]) -> Result<Vec<Found>, WorldError> {
+        self.read(|rows| index::lookup(rows, keys))
+    }
+
+    fn expired(
+        &self,
+        unix_s: u64,
+        after: Option<(u64, Seq)>,
+        rows_max: u32,
+    ) -> Result<Vec<IndexRow>, WorldError> {
+        self.read(|rows| index::expired(rows, unix_s, after, rows_max))
+    }
+
+    fn checkpoint(&self, generation: &Generation, bodies: &dyn Bodies) -> Result<Seq, WorldError> {
+        loop {
+            match self.try_checkpoint(generation, bodies)? {
+                Some(applied) => return Ok(applied),
+                None => self.grow()?,
+            }
+        }
+    }
+
+    fn sketched(&self, visit: &mut dyn FnMut(Sketched)) -> Result<(), WorldError> {
+        self.read(|rows| index::sketched(rows, visit))
+    }
+}
