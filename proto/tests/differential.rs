@@ -5,7 +5,7 @@
 mod oracle;
 mod spelling;
 
-use oracle::event::{check_event, check_round_trip};
+use oracle::event::{check_event, check_packed, check_round_trip};
 use oracle::filter::{check_filter, check_match};
 use oracle::message::check_message;
 use oracle::small_limits;
@@ -34,6 +34,17 @@ proptest! {
         check_event(&json, &Limits::default()).ok();
         check_event(&json, &small_limits()).ok();
         check_round_trip(&json);
+    }
+
+    #[test]
+    fn damaged_packed_events_are_refused_or_readable(
+        event in arbitrary_event(), seed in any::<u64>(), damages in 0..3usize,
+    ) {
+        let json = spell(&event, seed);
+        let event = check_event(json.as_bytes(), &Limits::default());
+        let packed = event.map(|event| event.packed().to_vec()).unwrap_or_default();
+        check_packed(&packed);
+        check_packed(&damage(packed, seed, damages));
     }
 
     #[test]

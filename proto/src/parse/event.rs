@@ -214,6 +214,8 @@ pub(super) fn read_integer(lexer: &mut Lexer<'_>, max: u64, reason: Reason) -> R
     match lexer.integer() {
         Some(value) if value <= max => Ok(value),
         Some(_) => Err(reason),
+        // A number of another form, be it JSON (1e3) or not (01): what is wrong is this field.
+        None if matches!(lexer.byte(), Some(b'0'..=b'9' | b'-')) => Err(reason),
         None => Err(lexer.refuse(reason)),
     }
 }

@@ -144,3 +144,12 @@ pub fn check_round_trip(json: &[u8]) {
     assert_eq!(event.view().parts().compute_id().0, oracle.hash());
     assert!(event.view().id().0 != oracle.hash() || event.view().id_is_valid());
 }
+
+/// Bytes from outside that claim to be a packed event are refused, or every accessor works on them
+/// and their rendering is what `serde_json` accepts.
+pub fn check_packed(bytes: &[u8]) {
+    let Ok(event) = Event::from_packed(bytes) else { return };
+    let mut rendered = Vec::new();
+    event.view().write_json(&mut rendered);
+    compare(&event, &OracleEvent::read(&rendered).expect("rendering of a packed event is refused"));
+}

@@ -18,7 +18,7 @@ pub fn small_limits() -> Limits {
         tags_max: 8,
         tag_elements_max: 6,
         filters_max: 4,
-        filter_values_max: 10,
+        filter_values_max: 12,
         ..Limits::default()
     }
 }

@@ -187,7 +187,7 @@ pub fn message(verb: usize, event: &Value, filters: &[Value]) -> Value {
 /// members, the others have white space and escapes of every kind.
 pub fn spell(value: &Value, seed: u64) -> String {
     let mut out = String::new();
-    write(value, &mut Choices(seed), seed % 3 == 0, &mut out);
+    write(value, &mut Choices(seed), seed.is_multiple_of(3), &mut out);
     out
 }
 
