@@ -5,5 +5,11 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod config;
+pub mod core_loop;
+pub mod effects;
 pub mod log;
+pub mod metrics;
+pub mod post;
 pub mod runtime;
+pub mod settings;
+pub mod shared;

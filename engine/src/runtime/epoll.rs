@@ -49,9 +49,8 @@ struct Unsent {
 }
 
 impl EpollReactor {
-    pub(crate) fn new(core: usize) -> io::Result<Self> {
+    pub(crate) fn new(core: usize, wake: Wake) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let wake = Wake::new()?;
         epoll::add(&epoll, &wake, epoll::EventData::new_u64(WAKE), EventFlags::IN)?;
         let log = LogThread::start(format!("log-{core}"), wake.clone())?;
         Ok(Self {
@@ -64,10 +63,6 @@ impl EpollReactor {
             events: Vec::with_capacity(EVENTS_MAX),
             scratch: vec![0; RECEIVE_BYTES_MAX],
         })
-    }
-
-    pub(crate) fn wake_handle(&self) -> Wake {
-        self.wake.clone()
     }
 
     pub(crate) fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {

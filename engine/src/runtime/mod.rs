@@ -10,10 +10,12 @@
 )]
 
 pub mod clock;
+pub mod directory;
 pub mod entropy;
 pub mod listener;
 pub mod log_thread;
 pub mod machine;
+pub mod nowait;
 pub mod pool;
 pub mod probe;
 pub mod reactor;

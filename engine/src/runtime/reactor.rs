@@ -115,14 +115,15 @@ macro_rules! each {
 }
 
 impl Reactor {
-    /// Makes the reactor of core `core`. To be called on the thread that will use it.
+    /// Makes the reactor of core `core`, woken by `wake`. To be called on the thread that will use
+    /// it.
     ///
     /// # Errors
     /// What the system refuses.
-    pub fn new(backend: Backend, core: usize) -> io::Result<Self> {
+    pub fn new(backend: Backend, core: usize, wake: Wake) -> io::Result<Self> {
         Ok(match backend {
-            Backend::IoUring => Self::IoUring(Box::new(UringReactor::new(core)?)),
-            Backend::Epoll => Self::Epoll(Box::new(EpollReactor::new(core)?)),
+            Backend::IoUring => Self::IoUring(Box::new(UringReactor::new(core, wake)?)),
+            Backend::Epoll => Self::Epoll(Box::new(EpollReactor::new(core, wake)?)),
         })
     }
 
@@ -132,11 +133,6 @@ impl Reactor {
             Self::IoUring(_) => Backend::IoUring,
             Self::Epoll(_) => Backend::Epoll,
         }
-    }
-
-    /// The handle by which other threads wake this core.
-    pub fn wake_handle(&self) -> Wake {
-        each!(self, reactor => reactor.wake_handle())
     }
 
     /// Begins to accept from `listener`, a non-blocking listening socket.

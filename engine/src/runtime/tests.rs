@@ -5,6 +5,7 @@ use super::log_thread::{LogJob, LogWrite};
 use super::probe::{RuntimeChoice, choose};
 use super::reactor::{Backend, Completion, Reactor, Sending};
 use super::slots::SocketId;
+use super::wake::Wake;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -16,6 +17,7 @@ const OPTIONS: ListenerOptions = ListenerOptions { backlog: 512, user_timeout_ms
 /// A core that notes what it is told.
 struct Bench {
     reactor: Reactor,
+    wake: Wake,
     address: SocketAddr,
     accepted: Vec<SocketId>,
     received: BTreeMap<SocketId, Vec<u8>>,
@@ -31,11 +33,13 @@ impl Bench {
     fn new(backend: Backend) -> Self {
         let listener = bind_listener("127.0.0.1:0".parse().unwrap(), OPTIONS).unwrap();
         let address = local_address(&listener).unwrap();
-        let mut reactor = Reactor::new(backend, 0).unwrap();
+        let wake = Wake::new().unwrap();
+        let mut reactor = Reactor::new(backend, 0, wake.clone()).unwrap();
         assert_eq!(reactor.backend(), backend);
         reactor.listen(listener).unwrap();
         Self {
             reactor,
+            wake,
             address,
             accepted: Vec::new(),
             received: BTreeMap::new(),
@@ -301,7 +305,7 @@ fn another_thread_wakes_a_parked_reactor() {
     on_both(|backend| {
         let mut bench = Bench::new(backend);
         for round in 1..=3 {
-            let wake = bench.reactor.wake_handle();
+            let wake = bench.wake.clone();
             let other = std::thread::spawn(move || wake.wake());
             bench.until("it is woken", |bench| bench.wakes >= round);
             other.join().unwrap();

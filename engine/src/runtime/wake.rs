@@ -11,7 +11,10 @@ pub struct Wake(Arc<OwnedFd>);
 
 impl Wake {
     /// A new eventfd, non-blocking: a wake never waits for the woken.
-    pub(crate) fn new() -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// When no descriptor is left.
+    pub fn new() -> io::Result<Self> {
         let fd = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         Ok(Self(Arc::new(fd)))
     }
@@ -22,6 +25,19 @@ impl Wake {
         // The only failure of a write of 1 is EAGAIN, when the counter is about to overflow: then
         // the reactor has wakes enough.
         let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
+    }
+
+    /// Waits until somebody wakes, or the time has passed, and takes the wakes back. For threads
+    /// that have no reactor.
+    pub fn wait(&self, timeout_ms: u64) {
+        let timeout = rustix::event::Timespec {
+            tv_sec: (timeout_ms / 1_000) as i64,
+            tv_nsec: (timeout_ms % 1_000 * 1_000_000) as i64,
+        };
+        let mut fds = [rustix::event::PollFd::new(&*self.0, rustix::event::PollFlags::IN)];
+        // A signal ends the wait early, which is as good as a wake.
+        let _ = rustix::event::poll(&mut fds, Some(&timeout));
+        self.drain();
     }
 
     /// Takes back all wakes so far.

@@ -107,10 +107,9 @@ enum Group {
 }
 
 impl UringReactor {
-    pub(crate) fn new(core: usize) -> io::Result<Self> {
+    pub(crate) fn new(core: usize, wake: Wake) -> io::Result<Self> {
         let ring = build_ring()?;
         let buffers = BufferRing::register(&ring)?;
-        let wake = Wake::new()?;
         let log_thread = LogThread::start(format!("log-{core}"), wake.clone())?;
         let mut reactor = Self {
             ring,
@@ -128,10 +127,6 @@ impl UringReactor {
         };
         reactor.arm_wake();
         Ok(reactor)
-    }
-
-    pub(crate) fn wake_handle(&self) -> Wake {
-        self.wake.clone()
     }
 
     pub(crate) fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {

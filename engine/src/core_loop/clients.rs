@@ -1,0 +1,530 @@
+//! The connections of a core and their home: bytes in, messages to shards and bytes out.
+
+use super::timers::Timers;
+use crate::log::{Level, Throttle};
+use crate::metrics::Timings;
+use crate::runtime::reactor::{Reactor, Sending};
+use crate::runtime::slots::SocketId;
+use crate::runtime::{clock, entropy};
+use net::{Admission, CloseCause, Conn, ConnCore, ConnEvent, Pushed, Teardown, TrustedProxies};
+use proto::{ClientMessage, EventId, Now, SeededMap, SeededState};
+use shards::message::Client;
+use shards::{Home, HomeEffects, HomeInput, Reply};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+
+/// Requests whose duration is being measured, per core; more go unmeasured.
+const MEASURED_MAX: usize = 16 * 1024;
+
+static CROWDED: Throttle = Throttle::new();
+static DESCRIPTORS: Throttle = Throttle::new();
+
+/// One connection and what the loop knows about its socket.
+struct Entry {
+    socket: SocketId,
+    conn: Conn,
+    /// The address that admission counts it under; `None` if it was refused.
+    admitted: Option<IpAddr>,
+    /// A chunk is with the reactor.
+    is_sending: bool,
+    is_half_closed: bool,
+    /// The peer sends no more: it is closed when it has been told everything.
+    has_ended: bool,
+    /// The home gives it no stored rows until its outbox is low again.
+    is_paused: bool,
+    is_dirty: bool,
+    /// The earliest deadline in the timers.
+    armed_ms: u64,
+}
+
+/// Owned by one core. Bounded by admission (connections), the outbox and input budgets of
+/// [`ConnCore`], and the home's own bounds.
+pub(super) struct Clients {
+    entries: Vec<Option<Entry>>,
+    pub(super) net: ConnCore,
+    pub(super) admission: Admission,
+    pub(super) home: Home,
+    pub(super) effects: HomeEffects,
+    pub(super) timings: Timings,
+    pub(super) metrics_allow: TrustedProxies,
+    /// Connections that wait for the figures of all cores.
+    pub(super) scrapers: Vec<SocketId>,
+    timers: Timers,
+    dirty: Vec<SocketId>,
+    pauses: Vec<(SocketId, bool)>,
+    unparked: Vec<SocketId>,
+    events_since_us: SeededMap<(u32, EventId), u64>,
+    queries_since_us: SeededMap<(u32, Rc<str>), u64>,
+    json: Vec<u8>,
+    open: usize,
+    is_draining: bool,
+}
+
+fn client_of(socket: SocketId) -> Client {
+    Client { slot: socket.index, generation: socket.generation }
+}
+
+fn socket_of(client: Client) -> SocketId {
+    SocketId { index: client.slot, generation: client.generation }
+}
+
+impl Clients {
+    pub(super) fn new(
+        net: ConnCore,
+        admission: Admission,
+        home: Home,
+        metrics_allow: TrustedProxies,
+        seed: SeededState,
+    ) -> Self {
+        Self {
+            entries: Vec::new(),
+            net,
+            admission,
+            home,
+            effects: HomeEffects::default(),
+            timings: Timings::default(),
+            metrics_allow,
+            scrapers: Vec::new(),
+            timers: Timers::default(),
+            dirty: Vec::new(),
+            pauses: Vec::new(),
+            unparked: Vec::new(),
+            events_since_us: SeededMap::with_hasher(seed),
+            queries_since_us: SeededMap::with_hasher(seed),
+            json: Vec::new(),
+            open: 0,
+            is_draining: false,
+        }
+    }
+
+    /// Open connections.
+    pub(super) fn open(&self) -> usize {
+        self.open
+    }
+
+    /// Whether a turn would get anything done.
+    pub(super) fn has_work(&self) -> bool {
+        !(self.dirty.is_empty()
+            && self.unparked.is_empty()
+            && self.pauses.is_empty()
+            && self.effects.replies.is_empty()
+            && self.effects.to_shard.is_empty())
+    }
+
+    fn entry(&mut self, socket: SocketId) -> Option<&mut Entry> {
+        let entry = self.entries.get_mut(socket.index as usize)?.as_mut()?;
+        (entry.socket == socket).then_some(entry)
+    }
+
+    /// Takes an entry out while its connection and the home are worked on together.
+    fn take(&mut self, socket: SocketId) -> Option<Entry> {
+        self.entry(socket)?;
+        self.entries[socket.index as usize].take()
+    }
+
+    /// Puts an entry back, to be looked at when the turn's output is written.
+    fn put(&mut self, mut entry: Entry) {
+        if !entry.is_dirty {
+            entry.is_dirty = true;
+            self.dirty.push(entry.socket);
+        }
+        let place = entry.socket.index as usize;
+        self.entries[place] = Some(entry);
+    }
+
+    fn mark(&mut self, socket: SocketId) {
+        let Some(entry) = self.entry(socket) else { return };
+        if !entry.is_dirty {
+            entry.is_dirty = true;
+            self.dirty.push(socket);
+        }
+    }
+
+    pub(super) fn accepted(&mut self, now: Now, socket: SocketId, peer: SocketAddr) {
+        let place = socket.index as usize;
+        if self.entries.len() <= place {
+            self.entries.resize_with(place + 1, || None);
+        }
+        let address = peer.ip().to_canonical();
+        let mut conn = Conn::new(now, address, entropy::bytes(), &self.net);
+        let admitted = match self.admission.admit(now.monotonic_ms, address) {
+            Ok(()) => Some(address),
+            Err(refusal) => {
+                conn.refuse_admission(now, refusal, &mut self.net);
+                None
+            }
+        };
+        if self.is_draining {
+            conn.begin_close(now, CloseCause::ShuttingDown, &mut self.net);
+        }
+        self.open += 1;
+        self.put(Entry {
+            socket,
+            conn,
+            admitted,
+            is_sending: false,
+            is_half_closed: false,
+            has_ended: false,
+            is_paused: false,
+            is_dirty: false,
+            armed_ms: u64::MAX,
+        });
+        self.warn_of_crowds(now);
+    }
+
+    fn warn_of_crowds(&mut self, now: Now) {
+        if self.admission.take_warning().is_some() {
+            CROWDED.line(
+                now,
+                Level::Warn,
+                "one address has used up its connections; if a proxy stands there, name it in \
+                 network.trusted_proxies",
+            );
+        }
+    }
+
+    pub(super) fn accept_failed(now: Now, error: rustix::io::Errno) {
+        DESCRIPTORS.line(now, Level::Error, &format!("cannot accept connections: {error}"));
+    }
+
+    pub(super) fn received(&mut self, now: Now, socket: SocketId, bytes: &[u8]) {
+        let Some(mut entry) = self.take(socket) else { return };
+        if entry.conn.is_parked() {
+            // Was under way when reading stopped; bounded by what the kernel had received.
+            entry.conn.stash(bytes, &mut self.net);
+        } else {
+            self.feed(now, &mut entry, bytes);
+        }
+        self.put(entry);
+    }
+
+    /// Gives bytes to the connection and what comes of them to the home, until they are used up or
+    /// the home parks the client.
+    fn feed(&mut self, now: Now, entry: &mut Entry, mut bytes: &[u8]) {
+        while let Some(event) = entry.conn.next(now, &mut bytes, &mut self.net) {
+            match event {
+                ConnEvent::ClientAddress(address) => self.readmit(now, entry, address),
+                ConnEvent::Message(message) => {
+                    if self.message(now, entry, message) {
+                        entry.conn.stash(bytes, &mut self.net);
+                        self.pauses.push((entry.socket, true));
+                        return;
+                    }
+                }
+                ConnEvent::Authenticated(key) => {
+                    let input = HomeInput::Authenticated(client_of(entry.socket), key);
+                    self.home.step(now, input, &mut self.effects);
+                }
+                ConnEvent::HttpHealth => {
+                    let (status, body): (u16, &[u8]) =
+                        if self.is_draining { (503, b"shutting down\n") } else { (200, b"ok\n") };
+                    let kind = "text/plain; charset=utf-8";
+                    entry.conn.respond_http(now, status, kind, body, &mut self.net);
+                }
+                ConnEvent::HttpMetrics => self.metrics_asked(now, entry),
+                ConnEvent::Opened | ConnEvent::Closing(_) => {}
+            }
+        }
+    }
+
+    /// Hands a message to the home; `true` when the client is to be parked.
+    fn message(&mut self, now: Now, entry: &Entry, message: ClientMessage) -> bool {
+        let slot = entry.socket.index;
+        match &message {
+            ClientMessage::Event(event) if self.events_since_us.len() < MEASURED_MAX => {
+                self.events_since_us.insert((slot, event.view().id()), clock::monotonic_us());
+            }
+            ClientMessage::Req(sub, _) if self.queries_since_us.len() < MEASURED_MAX => {
+                let sub = Rc::from(&**sub);
+                self.queries_since_us.insert((slot, sub), clock::monotonic_us());
+            }
+            _ => {}
+        }
+        let client = client_of(entry.socket);
+        let before = self.effects.replies.len();
+        self.home.step(now, HomeInput::Message(client, message), &mut self.effects);
+        let mut new = self.effects.replies[before..].iter();
+        new.any(|reply| matches!(reply, Reply::Park(parked) if *parked == client))
+    }
+
+    fn readmit(&mut self, now: Now, entry: &mut Entry, address: IpAddr) {
+        if let Some(old) = entry.admitted.take() {
+            self.admission.release(now.monotonic_ms, old);
+        }
+        match self.admission.admit(now.monotonic_ms, address) {
+            Ok(()) => entry.admitted = Some(address),
+            Err(refusal) => entry.conn.refuse_admission(now, refusal, &mut self.net),
+        }
+    }
+
+    fn metrics_asked(&mut self, now: Now, entry: &mut Entry) {
+        if self.metrics_allow.contains(entry.conn.address()) {
+            self.scrapers.push(entry.socket);
+        } else {
+            let kind = "text/plain; charset=utf-8";
+            entry.conn.respond_http(now, 403, kind, b"forbidden\n", &mut self.net);
+        }
+    }
+
+    /// Answers those who wait for the metrics.
+    pub(super) fn answer_scrapers(&mut self, now: Now, text: &str) {
+        for socket in std::mem::take(&mut self.scrapers) {
+            let Some(mut entry) = self.take(socket) else { continue };
+            let kind = "text/plain; version=0.0.4; charset=utf-8";
+            entry.conn.respond_http(now, 200, kind, text.as_bytes(), &mut self.net);
+            self.put(entry);
+        }
+    }
+
+    pub(super) fn peer_closed(&mut self, socket: SocketId) {
+        let Some(entry) = self.entry(socket) else { return };
+        entry.has_ended = true;
+        self.mark(socket);
+    }
+
+    pub(super) fn failed(&mut self, socket: SocketId) {
+        let Some(mut entry) = self.take(socket) else { return };
+        entry.conn.abort(CloseCause::PeerGone, &mut self.net);
+        self.put(entry);
+    }
+
+    pub(super) fn sent(&mut self, now: Now, socket: SocketId, chunk: Vec<u8>) {
+        let Some(mut entry) = self.take(socket) else {
+            self.net.outboxes.recycle(chunk);
+            return;
+        };
+        entry.is_sending = false;
+        entry.conn.chunk_sent(chunk, &mut self.net);
+        self.resume_if_low(now, &mut entry);
+        self.put(entry);
+    }
+
+    fn resume_if_low(&mut self, now: Now, entry: &mut Entry) {
+        let limits = &self.net.config.outbox;
+        if entry.is_paused && entry.conn.outbox().is_below_low_water(limits) {
+            entry.is_paused = false;
+            let input = HomeInput::Paused(client_of(entry.socket), false);
+            self.home.step(now, input, &mut self.effects);
+        }
+    }
+
+    /// Writes the home's replies into outboxes.
+    pub(super) fn deliver(&mut self, now: Now) {
+        let mut replies = std::mem::take(&mut self.effects.replies);
+        for reply in replies.drain(..) {
+            self.reply(now, reply);
+        }
+        // A step caused by a reply may have added some; the vector keeps its memory otherwise.
+        if self.effects.replies.is_empty() {
+            self.effects.replies = replies;
+        }
+    }
+
+    fn reply(&mut self, now: Now, reply: Reply) {
+        match reply {
+            Reply::Ok { client, id, result } => {
+                if let Some(since_us) = self.events_since_us.remove(&(client.slot, id)) {
+                    self.timings.ingest.record_us(clock::monotonic_us() - since_us);
+                }
+                self.with_conn(client, |conn, net| conn.reply_ok(now, &id, result, net));
+            }
+            Reply::Stored { client, sub, event } => self.stored(now, client, &sub, &event),
+            Reply::Live { event, to } => self.live(now, &event, to),
+            Reply::Eose { client, sub, completeness } => {
+                self.query_done(client, &sub);
+                self.with_conn(client, |conn, net| conn.reply_eose(&sub, completeness, net));
+            }
+            Reply::Closed { client, sub, reason } => {
+                self.queries_since_us.remove(&(client.slot, Rc::clone(&sub)));
+                self.with_conn(client, |conn, net| conn.reply_closed(now, &sub, reason, net));
+            }
+            Reply::Count { client, sub, count } => {
+                self.with_conn(client, |conn, net| conn.reply_count(&sub, count, false, net));
+            }
+            Reply::Unpark(client) => self.unparked.push(socket_of(client)),
+            // Parking was acted upon when the message was handed over; only the control core asks
+            // for statistics.
+            Reply::Park(_) | Reply::Stats { .. } => {}
+        }
+    }
+
+    fn query_done(&mut self, client: Client, sub: &Rc<str>) {
+        let since_us = self.queries_since_us.remove(&(client.slot, Rc::clone(sub)));
+        if let Some(since_us) = since_us {
+            self.timings.query.record_us(clock::monotonic_us() - since_us);
+        }
+    }
+
+    fn with_conn(
+        &mut self,
+        client: Client,
+        write: impl FnOnce(&mut Conn, &mut ConnCore) -> Pushed,
+    ) -> Option<Pushed> {
+        let mut entry = self.take(socket_of(client))?;
+        let pushed = write(&mut entry.conn, &mut self.net);
+        self.put(entry);
+        Some(pushed)
+    }
+
+    fn stored(&mut self, now: Now, client: Client, sub: &str, event: &proto::Event) {
+        let mut json = std::mem::take(&mut self.json);
+        json.clear();
+        event.view().write_json(&mut json);
+        self.with_conn(client, |conn, net| conn.deliver_stored(sub, &json, net));
+        self.json = json;
+        let soft_bytes = self.net.config.outbox.soft_bytes;
+        let Some(entry) = self.entry(socket_of(client)) else { return };
+        if !entry.is_paused && entry.conn.outbox().pending_bytes() >= soft_bytes / 2 {
+            entry.is_paused = true;
+            self.home.step(now, HomeInput::Paused(client, true), &mut self.effects);
+        }
+    }
+
+    /// One body, many readers: rendered once, written behind each subscription's prefix.
+    fn live(&mut self, now: Now, event: &proto::Event, to: Vec<(Client, Rc<str>)>) {
+        let since_us = clock::monotonic_us();
+        let mut json = std::mem::take(&mut self.json);
+        json.clear();
+        event.view().write_json(&mut json);
+        for (client, sub) in to {
+            let pushed = self.with_conn(client, |conn, net| conn.deliver(&sub, &json, net));
+            if pushed == Some(Pushed::OverSoft) {
+                self.home.step(now, HomeInput::SlowReader(client, sub), &mut self.effects);
+            }
+        }
+        self.json = json;
+        self.timings.delivery.record_us(clock::monotonic_us() - since_us);
+    }
+
+    /// Gives parked clients their rest. Returns whether any bytes were looked at.
+    pub(super) fn unpark(&mut self, now: Now) -> bool {
+        let unparked = std::mem::take(&mut self.unparked);
+        for socket in &unparked {
+            let Some(mut entry) = self.take(*socket) else { continue };
+            if entry.conn.is_parked() {
+                let rest = entry.conn.take_stash(&mut self.net);
+                self.pauses.push((*socket, false));
+                self.feed(now, &mut entry, &rest);
+            }
+            self.put(entry);
+        }
+        !unparked.is_empty()
+    }
+
+    /// Deadlines of connections.
+    pub(super) fn tick(&mut self, now: Now) {
+        while let Some((deadline_ms, socket)) = self.timers.next_due(now.monotonic_ms) {
+            let Some(mut entry) = self.take(socket) else { continue };
+            if deadline_ms == entry.armed_ms {
+                entry.armed_ms = u64::MAX;
+            }
+            entry.conn.tick(now, &mut self.net);
+            self.put(entry);
+        }
+    }
+
+    /// When [`Clients::tick`] has something to do.
+    pub(super) fn next_deadline_ms(&self) -> Option<u64> {
+        self.timers.next_ms()
+    }
+
+    /// Ends the connection with the largest outbox while all of them hold more than they may.
+    pub(super) fn evict(&mut self, now: Now) {
+        while self.net.outboxes.is_over() {
+            let held = self.entries.iter().flatten();
+            let largest = held
+                .filter(|entry| entry.conn.outbox().has_queued())
+                .max_by_key(|entry| entry.conn.outbox().pending_bytes());
+            let Some(socket) = largest.map(|entry| entry.socket) else { return };
+            let Some(mut entry) = self.take(socket) else { return };
+            entry.conn.begin_close(now, CloseCause::OutboxEvicted, &mut self.net);
+            self.put(entry);
+        }
+    }
+
+    /// From now on events are refused and new connections told to come later.
+    pub(super) fn drain(&mut self, now: Now) {
+        self.is_draining = true;
+        self.home.step(now, HomeInput::Drain, &mut self.effects);
+    }
+
+    /// Tells every connection that the relay is going away.
+    pub(super) fn say_goodbye(&mut self, now: Now) {
+        let sockets: Vec<_> = self.entries.iter().flatten().map(|entry| entry.socket).collect();
+        for socket in sockets {
+            let Some(mut entry) = self.take(socket) else { continue };
+            entry.conn.begin_close(now, CloseCause::ShuttingDown, &mut self.net);
+            self.put(entry);
+        }
+    }
+
+    /// Hands output to the reactor and acts on what connections want of their sockets.
+    pub(super) fn flush(&mut self, now: Now, reactor: &mut Reactor) {
+        for (socket, paused) in std::mem::take(&mut self.pauses) {
+            match paused {
+                true => reactor.pause_reading(socket),
+                false => reactor.resume_reading(socket),
+            }
+        }
+        for socket in std::mem::take(&mut self.dirty) {
+            let Some(mut entry) = self.take(socket) else { continue };
+            entry.is_dirty = false;
+            self.write_out(now, &mut entry, reactor);
+            self.settle(now, entry, reactor);
+        }
+    }
+
+    fn write_out(&mut self, now: Now, entry: &mut Entry, reactor: &mut Reactor) {
+        while !entry.is_sending
+            && let Some(chunk) = entry.conn.take_chunk()
+        {
+            match reactor.send(entry.socket, chunk) {
+                Sending::Done(chunk) => entry.conn.chunk_sent(chunk, &mut self.net),
+                Sending::Started => entry.is_sending = true,
+                Sending::Failed(_) => {
+                    self.net.outboxes.recycle(Vec::new());
+                    entry.conn.abort(CloseCause::PeerGone, &mut self.net);
+                }
+            }
+        }
+        self.resume_if_low(now, entry);
+    }
+
+    /// Closes, half-closes or keeps a connection whose output has been looked at.
+    fn settle(&mut self, now: Now, mut entry: Entry, reactor: &mut Reactor) {
+        let is_flushed = entry.conn.outbox().pending_bytes() == 0;
+        if entry.has_ended && is_flushed {
+            entry.conn.abort(CloseCause::PeerGone, &mut self.net);
+        }
+        match entry.conn.teardown() {
+            Teardown::Close => return self.close(now, entry, reactor),
+            Teardown::HalfClose if !entry.is_half_closed => {
+                entry.is_half_closed = true;
+                reactor.shutdown_write(entry.socket);
+            }
+            Teardown::HalfClose | Teardown::None => {}
+        }
+        let deadline_ms = entry.conn.next_deadline_ms(&self.net);
+        if deadline_ms < entry.armed_ms {
+            entry.armed_ms = deadline_ms;
+            self.timers.set(deadline_ms, entry.socket);
+        }
+        let place = entry.socket.index as usize;
+        self.entries[place] = Some(entry);
+    }
+
+    fn close(&mut self, now: Now, entry: Entry, reactor: &mut Reactor) {
+        reactor.close(entry.socket);
+        if entry.is_sending {
+            // The reactor keeps the chunk until the kernel lets go of it and then frees it.
+            self.net.outboxes.recycle(Vec::new());
+        }
+        if let Some(address) = entry.admitted {
+            self.admission.release(now.monotonic_ms, address);
+        }
+        self.open -= 1;
+        let client = client_of(entry.socket);
+        entry.conn.release(&mut self.net);
+        self.home.step(now, HomeInput::Gone(client), &mut self.effects);
+    }
+}

@@ -1,0 +1,124 @@
+//! The shards of a core, and the answers of their worlds.
+
+use crate::effects::Performer;
+use crate::metrics;
+use crate::post::Post;
+use crate::runtime::log_thread::LogDone;
+use crate::runtime::reactor::Reactor;
+use proto::Now;
+use shards::message::{CoreId, ShardId, ShardStats, ToShard};
+use shards::shard::{Shard, ShardEffects, ShardInput};
+use std::io;
+use store::StoreEffect;
+
+/// Store effects and answers of one turn; what is left waits for the next.
+const STEPS_MAX: usize = 4_096;
+
+/// One shard of the core.
+pub struct Owned {
+    /// Its number.
+    pub id: ShardId,
+    /// The shard.
+    pub shard: Shard,
+    /// What opening the store has asked for already.
+    pub effects: Vec<StoreEffect>,
+}
+
+/// The shards that live on one core. Owned by the core.
+pub struct Owners {
+    owned: Vec<(ShardId, Shard, ShardEffects)>,
+    performer: Performer,
+}
+
+impl Owners {
+    /// `performer` knows the same shards in the same order.
+    pub fn new(owned: Vec<Owned>, performer: Performer) -> Self {
+        let owned = owned.into_iter().map(|Owned { id, shard, effects }| {
+            (id, shard, ShardEffects { store: effects, ..ShardEffects::default() })
+        });
+        Self { owned: owned.collect(), performer }
+    }
+
+    /// Whether a turn would get anything done.
+    pub(super) fn has_work(&self) -> bool {
+        self.performer.has_answer()
+            || self.owned.iter().any(|(_, shard, effects)| {
+                shard.has_work() || !effects.store.is_empty() || !effects.to_home.is_empty()
+            })
+    }
+
+    /// Takes a message for one of the shards.
+    pub(super) fn message(&mut self, now: Now, from: CoreId, to: ShardId, message: ToShard) {
+        let owned = self.owned.iter_mut().find(|(id, ..)| *id == to);
+        let (_, shard, effects) = owned.expect("the post sends each shard's mail to its core");
+        shard.step(now, ShardInput::From(from, message), effects);
+    }
+
+    /// The end of a loop turn: verify, write, send live events.
+    pub(super) fn turn(&mut self, now: Now) {
+        for (_, shard, effects) in &mut self.owned {
+            shard.step(now, ShardInput::Turn, effects);
+        }
+    }
+
+    pub(super) fn tick(&mut self, now: Now) {
+        for (_, shard, effects) in &mut self.owned {
+            shard.step(now, ShardInput::Tick, effects);
+        }
+    }
+
+    pub(super) fn close(&mut self, now: Now) {
+        for (_, shard, effects) in &mut self.owned {
+            shard.step(now, ShardInput::Close, effects);
+        }
+    }
+
+    pub(super) fn are_closed(&self) -> bool {
+        self.owned.iter().all(|(_, shard, _)| shard.is_closed())
+    }
+
+    /// Log work is done; returns how long it took.
+    pub(super) fn logged(&mut self, done: LogDone) -> io::Result<u64> {
+        self.performer.logged(done)
+    }
+
+    /// Starts what the shards want of the world, feeds the world's answers back, and posts their
+    /// messages.
+    pub(super) fn perform(
+        &mut self,
+        now: Now,
+        reactor: &mut Reactor,
+        post: &mut Post,
+    ) -> io::Result<()> {
+        for _ in 0..STEPS_MAX {
+            for (place, (id, _, effects)) in self.owned.iter_mut().enumerate() {
+                if let Some(error) = effects.fatal.take() {
+                    return Err(io::Error::other(error));
+                }
+                for (core, message) in effects.to_home.drain(..) {
+                    post.to_home(core, *id, message);
+                }
+                for effect in effects.store.drain(..) {
+                    self.performer.perform(now, place, effect, reactor)?;
+                }
+            }
+            let Some((place, answer)) = self.performer.next() else { return Ok(()) };
+            let (_, shard, effects) = &mut self.owned[place];
+            shard.step(now, ShardInput::Store(answer), effects);
+        }
+        Ok(())
+    }
+
+    /// What the shards hold together.
+    pub(super) fn stats(&self) -> ShardStats {
+        let mut sum = ShardStats::default();
+        for (_, shard, _) in &self.owned {
+            let stats = shard.stats();
+            metrics::add_shard(&mut sum.counters, &stats.counters);
+            sum.store_bytes += stats.store_bytes;
+            sum.live_bytes += stats.live_bytes;
+            sum.ingest_depth += stats.ingest_depth;
+        }
+        sum
+    }
+}

@@ -1,0 +1,324 @@
+//! What a store asks of the world, performed: log work by the reactor, reads here while they cannot
+//! block and in the pool otherwise, checkpoints in the pool.
+//!
+//! A failed write, sync or commit comes back as an error that ends the process: after it nothing in
+//! the page cache can be trusted, and nobody may be answered.
+#![allow(clippy::disallowed_types, reason = "segment files are opened for the reactor to write to")]
+
+use crate::runtime::log_thread::{LogDone, LogJob, LogWrite};
+use crate::runtime::pool::Pool;
+use crate::runtime::reactor::Reactor;
+use crate::runtime::wake::Wake;
+use crate::runtime::{clock, machine, nowait};
+use proto::Now;
+use rustix::fd::OwnedFd;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use store::{
+    Bodies, Index, Loc, LogEffect, Segments, Seq, StoreEffect, StoreInput, WorldError, record,
+};
+
+/// After a read that had to wait for the disk, reads of the shard go to the pool for this long.
+const COLD_MS: u64 = 1_000;
+/// The log is written this far ahead, so that a sync need not journal a growing file.
+const AHEAD_BYTES: u64 = 4 << 20;
+/// Segment files kept open for reading, per shard.
+const READERS_MAX: usize = 64;
+
+/// The index of a shard, for any thread.
+pub type SharedIndex = Arc<dyn Index + Send + Sync>;
+/// Makes a view of a shard's log for the thread that calls.
+pub type OpenSegments = Arc<dyn Fn() -> Box<dyn Segments> + Send + Sync>;
+
+/// An answer of the pool, for the shard at this place of the core's list.
+type Answer = (usize, StoreInput);
+
+/// Where one shard's bytes are.
+#[derive(Clone)]
+pub struct Place {
+    /// The folder of its segments.
+    pub log_dir: PathBuf,
+    /// Its segments.
+    pub segments: OpenSegments,
+    /// Its index.
+    pub index: SharedIndex,
+    /// Bytes of a segment.
+    pub segment_bytes_max: u64,
+}
+
+/// A shard's log as the index reads bodies from it.
+pub struct Log(pub Box<dyn Segments>);
+
+impl Bodies for Log {
+    fn body(&self, loc: &Loc) -> Result<Option<proto::Event>, WorldError> {
+        self.0.body(loc)
+    }
+}
+
+/// The segment that is being written.
+struct Writing {
+    segment: Seq,
+    file: Arc<OwnedFd>,
+    /// The file holds bytes (zeros, if nothing else) up to here.
+    written_to: u64,
+}
+
+struct World {
+    place: Place,
+    writing: Option<Writing>,
+    readers: VecDeque<(Seq, Arc<OwnedFd>)>,
+    cold_until_ms: u64,
+}
+
+/// A log effect under way.
+struct UnderWay {
+    owner: usize,
+    answer: StoreInput,
+    since_us: u64,
+}
+
+/// The performer of one core's store effects. Owned by the core; bounded by what its stores keep
+/// outstanding.
+pub struct Performer {
+    worlds: Vec<World>,
+    pool: Pool,
+    wake: Wake,
+    answers: Sender<Answer>,
+    answered: Receiver<Answer>,
+    under_way: BTreeMap<u64, UnderWay>,
+    last_tag: u64,
+    /// Answers that are there already.
+    ready: VecDeque<Answer>,
+}
+
+impl Performer {
+    /// For the shards at `places`, in the order of the core's list.
+    pub fn new(places: Vec<Place>, pool: Pool, wake: Wake) -> Self {
+        let (answers, answered) = channel();
+        let world = |place| World {
+            place,
+            writing: None,
+            readers: VecDeque::new(),
+            cold_until_ms: 0,
+        };
+        Self {
+            worlds: places.into_iter().map(world).collect(),
+            pool,
+            wake,
+            answers,
+            answered,
+            under_way: BTreeMap::new(),
+            last_tag: 0,
+            ready: VecDeque::new(),
+        }
+    }
+
+    /// Whether an answer is there without waiting.
+    pub fn has_answer(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// The next answer of the world.
+    pub fn next(&mut self) -> Option<(usize, StoreInput)> {
+        self.ready.pop_front().or_else(|| self.answered.try_recv().ok())
+    }
+
+    /// Starts one effect of the shard at `owner`.
+    ///
+    /// # Errors
+    /// When a segment that exists cannot be opened.
+    pub fn perform(
+        &mut self,
+        now: Now,
+        owner: usize,
+        effect: StoreEffect,
+        reactor: &mut Reactor,
+    ) -> io::Result<()> {
+        match effect {
+            StoreEffect::Log(effect) => return self.log(owner, effect, reactor),
+            StoreEffect::Checkpoint(checkpoint) => {
+                self.in_pool(owner, true, move |index, segments| {
+                    match index.checkpoint(&checkpoint.generation, &Log(segments)) {
+                        Ok(applied) => StoreInput::Checkpointed { applied },
+                        Err(error) => StoreInput::Failed(error),
+                    }
+                });
+            }
+            StoreEffect::Scan { token, request } => {
+                self.read(now, owner, move |index| {
+                    let page = index.scan(&request);
+                    StoreInput::Scanned { token, request, page }
+                });
+            }
+            StoreEffect::Lookup { token, keys } => {
+                self.read(now, owner, move |index| {
+                    let found = index.lookup(&keys);
+                    StoreInput::Looked { token, keys, found }
+                });
+            }
+            StoreEffect::Expired { token, unix_s, after, rows_max } => {
+                self.read(now, owner, move |index| {
+                    let rows = index.expired(unix_s, after, rows_max);
+                    StoreInput::Expired { token, rows }
+                });
+            }
+            StoreEffect::Fetch { token, locs } => match self.fetch_now(owner, &locs) {
+                Some(bodies) => {
+                    self.ready.push_back((owner, StoreInput::Fetched { token, bodies: Ok(bodies) }));
+                }
+                None => self.in_pool(owner, false, move |_, segments| {
+                    let bodies = locs.iter().map(|loc| segments.body(loc)).collect();
+                    StoreInput::Fetched { token, bodies }
+                }),
+            },
+        }
+        Ok(())
+    }
+
+    /// Runs an index read here, or in the pool while the index is cold.
+    fn read(
+        &mut self,
+        now: Now,
+        owner: usize,
+        read: impl FnOnce(&SharedIndex) -> StoreInput + Send + 'static,
+    ) {
+        let world = &mut self.worlds[owner];
+        if now.monotonic_ms < world.cold_until_ms {
+            return self.in_pool(owner, false, move |index, _| read(index));
+        }
+        let faults = machine::thread_major_faults();
+        let answer = read(&world.place.index);
+        if machine::thread_major_faults() != faults {
+            world.cold_until_ms = now.monotonic_ms + COLD_MS;
+        }
+        self.ready.push_back((owner, answer));
+    }
+
+    fn in_pool(
+        &mut self,
+        owner: usize,
+        is_checkpoint: bool,
+        work: impl FnOnce(&SharedIndex, Box<dyn Segments>) -> StoreInput + Send + 'static,
+    ) {
+        let place = self.worlds[owner].place.clone();
+        let answers = self.answers.clone();
+        let wake = self.wake.clone();
+        let job = Box::new(move || {
+            let answer = work(&place.index, (place.segments)());
+            // The core is gone only when the process ends.
+            let _ = answers.send((owner, answer));
+            wake.wake();
+        });
+        if is_checkpoint { self.pool.checkpoint(job) } else { self.pool.read(job) }
+    }
+
+    /// Bodies from the page cache; `None` when any of them would have to wait for the disk.
+    fn fetch_now(&mut self, owner: usize, locs: &[Loc]) -> Option<Vec<Option<proto::Event>>> {
+        let world = &mut self.worlds[owner];
+        let mut buffer = Vec::new();
+        let mut bodies = Vec::with_capacity(locs.len());
+        for loc in locs {
+            let file = world.reader(loc.segment)?;
+            let (offset, length) = record::body_range(loc);
+            let read = nowait::read_at(&file, offset.into(), length, &mut buffer);
+            if !read {
+                return None;
+            }
+            bodies.push(record::body_from(&buffer, loc));
+        }
+        Some(bodies)
+    }
+
+    fn log(&mut self, owner: usize, effect: LogEffect, reactor: &mut Reactor) -> io::Result<()> {
+        self.last_tag += 1;
+        let tag = self.last_tag;
+        let world = &mut self.worlds[owner];
+        let answer = match effect {
+            LogEffect::Create { segment, header } => {
+                world.writing = None;
+                let segments = Arc::clone(&world.place.segments);
+                let create = move || segments().create(segment, &header).map_err(to_io);
+                reactor.log_job(LogJob { tag, run: Box::new(create) });
+                StoreInput::SegmentCreated { segment }
+            }
+            LogEffect::Write { segment, offset, bytes, through } => {
+                let write = world.write(tag, segment, offset, bytes)?;
+                reactor.log_write(write);
+                StoreInput::LogDurable { through }
+            }
+            LogEffect::Seal { segment, length } => {
+                world.writing = None;
+                let segments = Arc::clone(&world.place.segments);
+                let seal = move || segments().seal(segment, length).map_err(to_io);
+                reactor.log_job(LogJob { tag, run: Box::new(seal) });
+                StoreInput::SegmentSealed { segment }
+            }
+        };
+        let since_us = clock::monotonic_us();
+        self.under_way.insert(tag, UnderWay { owner, answer, since_us });
+        Ok(())
+    }
+
+    /// Log work is done: its answer becomes ready. Returns how many microseconds it took.
+    ///
+    /// # Errors
+    /// The log could not be written or synced.
+    pub fn logged(&mut self, done: LogDone) -> io::Result<u64> {
+        done.result?;
+        let Some(work) = self.under_way.remove(&done.tag) else { return Ok(0) };
+        self.ready.push_back((work.owner, work.answer));
+        Ok(clock::monotonic_us().saturating_sub(work.since_us))
+    }
+}
+
+impl World {
+    fn write(
+        &mut self,
+        tag: u64,
+        segment: Seq,
+        offset: u32,
+        mut bytes: Vec<u8>,
+    ) -> io::Result<LogWrite> {
+        if self.writing.as_ref().is_none_or(|writing| writing.segment != segment) {
+            let file = open(&self.place.log_dir, segment, true)?;
+            let written_to = rustix::fs::fstat(&file)?.st_size as u64;
+            self.writing = Some(Writing { segment, file: Arc::new(file), written_to });
+        }
+        let Some(writing) = &mut self.writing else { return Err(io::ErrorKind::NotFound.into()) };
+        let offset = u64::from(offset);
+        let end = offset + bytes.len() as u64;
+        if end > writing.written_to {
+            // The zeros go out in the same write, so they can never land on a later batch.
+            let ahead = (end + AHEAD_BYTES).min(self.place.segment_bytes_max).max(end);
+            bytes.resize((ahead - offset) as usize, 0);
+            writing.written_to = ahead;
+        }
+        Ok(LogWrite { tag, file: Arc::clone(&writing.file), offset, bytes })
+    }
+
+    /// An open segment to read bodies from.
+    fn reader(&mut self, segment: Seq) -> Option<Arc<OwnedFd>> {
+        if let Some((_, file)) = self.readers.iter().find(|(name, _)| *name == segment) {
+            return Some(Arc::clone(file));
+        }
+        let file = Arc::new(open(&self.place.log_dir, segment, false).ok()?);
+        if self.readers.len() >= READERS_MAX {
+            self.readers.pop_front();
+        }
+        self.readers.push_back((segment, Arc::clone(&file)));
+        Some(file)
+    }
+}
+
+fn open(log_dir: &Path, segment: Seq, for_writing: bool) -> io::Result<OwnedFd> {
+    let path = log_dir.join(format!("{segment:016x}.seg"));
+    let file = std::fs::File::options().read(true).write(for_writing).open(path)?;
+    Ok(file.into())
+}
+
+fn to_io(error: WorldError) -> io::Error {
+    io::Error::other(error)
+}

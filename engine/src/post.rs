@@ -1,0 +1,90 @@
+//! How a core's messages travel: to its own shards and home through a plain queue, to other cores
+//! through the mesh.
+
+use crate::runtime::wake::Wake;
+use shards::mesh::Port;
+use shards::message::{CoreId, Envelope, ShardId, ToHome, ToShard};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// One core's post. Owned by the core; bounded by the credits of `shards::message`.
+pub struct Post {
+    port: Port,
+    peers: Arc<[Wake]>,
+    executors: usize,
+    local: VecDeque<Envelope>,
+    received: VecDeque<Envelope>,
+}
+
+impl Post {
+    /// The post of the core that owns `port`; `peers` wakes the others.
+    pub fn new(port: Port, peers: Arc<[Wake]>, executors: usize) -> Self {
+        assert!(executors > 0, "shards live on executors");
+        Self { port, peers, executors, local: VecDeque::new(), received: VecDeque::new() }
+    }
+
+    /// This core.
+    pub fn core(&self) -> CoreId {
+        self.port.core()
+    }
+
+    /// The core on which a shard lives.
+    fn core_of(&self, shard: ShardId) -> CoreId {
+        (usize::from(shard) % self.executors) as CoreId
+    }
+
+    /// From this core's home to a shard.
+    pub fn to_shard(&mut self, to: ShardId, message: ToShard) {
+        let core = self.core_of(to);
+        let envelope = Envelope::Shard { from: self.core(), to, message };
+        self.send(core, envelope);
+    }
+
+    /// From a shard of this core to a home.
+    pub fn to_home(&mut self, core: CoreId, from: ShardId, message: ToHome) {
+        self.send(core, Envelope::Home { from, message });
+    }
+
+    fn send(&mut self, core: CoreId, envelope: Envelope) {
+        // One queue per ordered pair of cores keeps the order that the messages' contract wants.
+        if core == self.core() {
+            self.local.push_back(envelope);
+        } else {
+            self.port.send(core, envelope);
+        }
+    }
+
+    /// The next message for this core.
+    pub fn next(&mut self) -> Option<Envelope> {
+        if let Some(envelope) = self.local.pop_front() {
+            return Some(envelope);
+        }
+        if self.received.is_empty() {
+            self.received.extend(self.port.receive()?);
+        }
+        self.received.pop_front()
+    }
+
+    /// Sends what is queued for other cores and wakes those that sleep.
+    pub fn flush(&mut self) {
+        let peers = &self.peers;
+        self.port.flush(|core| {
+            if let Some(wake) = peers.get(usize::from(core)) {
+                wake.wake();
+            }
+        });
+    }
+
+    /// Announces sleep; `false` when there is something to do first.
+    pub fn park(&mut self) -> bool {
+        self.local.is_empty()
+            && self.received.is_empty()
+            && self.port.backlog() == 0
+            && self.port.park()
+    }
+
+    /// Ends the sleep.
+    pub fn unpark(&mut self) {
+        self.port.unpark();
+    }
+}
