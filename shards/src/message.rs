@@ -182,6 +182,8 @@ pub struct Page {
     pub rows: Vec<PageRow>,
     /// Every matching row up to here has been sent; `None`: there is nothing more.
     pub complete_to: Option<Position>,
+    /// Rows were left out that match only filters that have had their limit.
+    pub left_out: bool,
 }
 
 /// What a shard holds, for `info` and metrics.

@@ -51,6 +51,8 @@ pub(super) struct Merge {
     pub(super) bytes: usize,
     /// Whether the query stands in the ready list.
     pub(super) is_ready: bool,
+    /// Something matches that a limit keeps out.
+    pub(super) left_out: bool,
 }
 
 /// What the merge can do next.
@@ -90,6 +92,7 @@ impl Merge {
         part.in_flight = false;
         part.exhausted = page.complete_to.is_none();
         part.complete_to = page.complete_to;
+        self.left_out |= page.left_out;
         part.rows.extend(page.rows);
         self.bytes += bytes;
         bytes
@@ -114,7 +117,7 @@ impl Merge {
         loop {
             let active = self.active();
             if active == 0 || self.is_exhausted() {
-                return Next::Done(self.is_exhausted());
+                return Next::Done(self.is_exhausted() && !self.left_out);
             }
             let heads = self.parts.iter().enumerate();
             let best = heads
@@ -134,6 +137,7 @@ impl Merge {
             let wanted = row.matched & active;
             if wanted == 0 {
                 // All filters that match it have had their rows.
+                self.left_out = true;
                 continue;
             }
             for (bit, limit) in self.limits.iter_mut().enumerate() {

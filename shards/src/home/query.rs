@@ -102,6 +102,7 @@ impl Home {
             parts: targets.iter(shards).map(Part::new).collect(),
             bytes: 0,
             is_ready: false,
+            left_out: false,
         };
         if request.purpose == Purpose::Subscription {
             merge.subscription = Some(self.add_subscription(&request, filters, targets));
@@ -115,6 +116,8 @@ impl Home {
             Purpose::Subscription | Purpose::Scan => QueryMode::Rows { first_page_rows: rows },
         };
         let replies = mode == QueryMode::Count || rows > 0;
+        // Nobody looks what there is when nothing is wanted: "finish" would be a guess.
+        merge.left_out = rows == 0 && !merge.filters.is_empty();
         let limits: Arc<[u64]> = merge.limits.as_slice().into();
         for part in &mut merge.parts {
             part.in_flight = replies;

@@ -33,6 +33,8 @@ pub(super) struct OwnerQuery {
     deadline_ms: u64,
     page: Vec<PageRow>,
     page_bytes: usize,
+    /// A row was left out because every filter that it matches has had its limit.
+    left_out: bool,
     count: u64,
     /// Rows of the last read, and how far it is complete, while bodies are fetched.
     fetching: Option<(Vec<Row>, Option<Position>)>,
@@ -45,17 +47,17 @@ impl OwnerQuery {
         self.query.mode == QueryMode::Count
     }
 
-    /// Filters that match `event` and that the home still wants rows for. Limits are not counted
-    /// down here: the home asks for one row beyond them, and that row is what tells "more" from
-    /// "finish" (NIP-67).
+    /// Filters that match `event`. Limits are not counted down here: the home asks for one row
+    /// beyond them, and that row is what tells "more" from "finish" (NIP-67).
     fn matched(&self, event: &proto::EventRef<'_>) -> u128 {
-        let mut mask = 0;
-        for (index, filter) in self.query.filters.iter().enumerate() {
-            if self.limits[index] > 0 && filter.matches(event) {
-                mask |= 1 << index;
-            }
-        }
-        mask
+        let filters = self.query.filters.iter().enumerate();
+        filters.fold(0, |mask, (bit, filter)| mask | u128::from(filter.matches(event)) << bit)
+    }
+
+    /// Filters that the home still wants rows for.
+    fn wanted(&self) -> u128 {
+        let limits = self.limits.iter().enumerate();
+        limits.fold(0, |mask, (bit, limit)| mask | u128::from(*limit > 0) << bit)
     }
 
     fn is_full(&self) -> bool {
@@ -95,6 +97,7 @@ impl Shard {
             deadline_ms: query.deadline_ms,
             page: Vec::new(),
             page_bytes: 0,
+            left_out: false,
             count: 0,
             fetching: None,
             scan_rows: rows_wanted.clamp(SCAN_ROWS_MIN, SCAN_ROWS_MAX),
@@ -215,7 +218,7 @@ impl Shard {
     fn collect(&mut self, now: Now, key: Key, fx: &mut ShardEffects) {
         let Some(mut query) = self.queries.remove(&key) else { return };
         let Some((rows, complete_to)) = query.fetching.take() else { return };
-        let taken = query.page.len();
+        let (taken, wanted) = (query.page.len(), query.wanted());
         let mut cut = None;
         for row in rows {
             if query.is_full() {
@@ -228,6 +231,10 @@ impl Shard {
             let view = event.view();
             let matched = query.matched(&view);
             if matched == 0 || !query.query.reader.may_read(&view) || !self.is_proven(&row) {
+                continue;
+            }
+            if matched & wanted == 0 {
+                query.left_out = true;
                 continue;
             }
             if query.is_count() {
@@ -284,7 +291,9 @@ impl Shard {
         self.counters.pages += 1;
         self.counters.rows_sent += query.page.len() as u64;
         let rows = std::mem::take(&mut query.page);
-        fx.to_home.push((core, ToHome::Page { query: id, page: Page { rows, complete_to } }));
+        let left_out = query.left_out;
+        fx.to_home
+            .push((core, ToHome::Page { query: id, page: Page { rows, complete_to, left_out } }));
         query.page_bytes = 0;
         query.rows_wanted = 0;
         let cancelled = query.limits.iter().all(|limit| *limit == 0);

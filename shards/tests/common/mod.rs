@@ -10,13 +10,14 @@ use proto::hash::Placement;
 use proto::verify::{Secp256k1Verifier, Verifier, VerifyItem};
 use proto::{Limits, Now, Reason, Secret, SeededState};
 use shards::home::{Home, HomeConfig, HomeEffects, HomeInput, Reply};
-use shards::message::{Client, Envelope, ToHome, ToShard};
+use shards::message::{Client, Envelope};
 use shards::shard::{Shard, ShardConfig, ShardEffects, ShardInput};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
-use store::effect::{StoreEffect, StoreInput};
-use store::{Index, Segments, StoreConfig};
+use store::effect::{Checkpoint, StoreEffect, StoreInput};
+use store::mem::{MemIndex, MemSegments};
+use store::{Bodies, Index, Segments, StoreConfig};
 
 pub const UNIX_S: u64 = 1_750_000_000;
 
@@ -61,7 +62,11 @@ pub struct Setup {
 
 impl Setup {
     pub fn new(shards: u16, seed: u64) -> Self {
-        let limits = Limits { created_at_past_s: u64::MAX, ..Limits::default() };
+        let limits = Limits {
+            created_at_past_s: u64::MAX,
+            created_at_future_s: u64::MAX,
+            ..Limits::default()
+        };
         Self { shards, cores: shards.min(3), seed, checkpoint_events: 300, limits }
     }
 }
@@ -71,7 +76,7 @@ pub struct World {
     pub homes: Vec<Home>,
     pub shards: Vec<Shard>,
     indexes: Vec<Box<dyn Index>>,
-    segments: Vec<Box<dyn Segments>>,
+    segments: Vec<MemSegments>,
     cores: u16,
     /// By (from, to) core.
     mail: BTreeMap<(u16, u16), VecDeque<Envelope>>,
@@ -83,7 +88,7 @@ pub struct World {
 
 impl World {
     pub fn new(setup: &Setup, verifier: &Remembering) -> Self {
-        Self::with_indexes(setup, verifier, |_| Box::new(store::mem::MemIndex::default()))
+        Self::with_indexes(setup, verifier, |_| Box::new(MemIndex::new(Secret([3; 16]))))
     }
 
     pub fn with_indexes(
@@ -120,12 +125,12 @@ impl World {
         }
         for shard in 0..setup.shards {
             let index = index(shard);
-            let segments: Box<dyn Segments> = Box::new(store::mem::MemSegments::default());
+            let segments = MemSegments::default();
             let mut config = StoreConfig::new(shard, secret, seed());
             config.checkpoint_events = setup.checkpoint_events;
             config.hot_bytes_max = 64 * 1024;
             let mut effects = Vec::new();
-            let store = store::open(config, &*index, &*segments, now, &mut effects).unwrap();
+            let store = store::open(config, &*index, &segments, now, &mut effects).unwrap();
             let config = ShardConfig {
                 cores: usize::from(setup.cores),
                 limits: setup.limits.clone(),
@@ -183,7 +188,7 @@ impl World {
             _ => pick,
         };
         let effect = queue.remove(pick).unwrap();
-        let input = perform(effect, &*self.indexes[at], &*self.segments[at]);
+        let input = perform(effect, &*self.indexes[at], &self.segments[at]);
         self.shard(shard, ShardInput::Store(input));
     }
 
@@ -275,16 +280,30 @@ impl World {
 }
 
 /// Performs one store effect at once.
-pub fn perform(effect: StoreEffect, index: &dyn Index, segments: &dyn Segments) -> StoreInput {
-    store::seam::perform(effect, index, segments)
-}
-
-/// For matching on messages in failure texts.
-pub fn describe(message: &ToShard) -> String {
-    format!("{message:?}")
-}
-
-/// See [`describe`].
-pub fn describe_home(message: &ToHome) -> String {
-    format!("{message:?}")
+pub fn perform(effect: StoreEffect, index: &dyn Index, segments: &MemSegments) -> StoreInput {
+    match effect {
+        StoreEffect::Log(effect) => segments.perform(&effect).unwrap_or_else(StoreInput::Failed),
+        StoreEffect::Scan { token, request } => {
+            let page = index.scan(&request);
+            StoreInput::Scanned { token, request, page }
+        }
+        StoreEffect::Lookup { token, keys } => {
+            let found = index.lookup(&keys);
+            StoreInput::Looked { token, keys, found }
+        }
+        StoreEffect::Fetch { token, locs } => {
+            let bodies = locs.iter().map(|loc| segments.body(loc)).collect();
+            StoreInput::Fetched { token, bodies }
+        }
+        StoreEffect::Checkpoint(Checkpoint { generation }) => {
+            match index.checkpoint(&generation, segments) {
+                Ok(applied) => StoreInput::Checkpointed { applied },
+                Err(error) => StoreInput::Failed(error),
+            }
+        }
+        StoreEffect::Expired { token, unix_s, after, rows_max } => {
+            let rows = index.expired(unix_s, after, rows_max);
+            StoreInput::Expired { token, rows }
+        }
+    }
 }

@@ -3,6 +3,7 @@
 
 use proto::nip::nip01::{KindClass, class};
 use proto::{Event, EventId, EventRef, Filter, PublicKey, Reason};
+use std::collections::BTreeSet;
 
 #[derive(Default)]
 pub struct Oracle {
@@ -106,7 +107,7 @@ impl Oracle {
         gone.any(|event| filters.iter().any(|filter| naive_match(filter, &event.view())))
     }
 
-    /// The answer to a REQ: ids in order, and whether any filter's limit cut something off.
+    /// The answer to a REQ: ids in order, and whether limits keep anything that matches out of it.
     pub fn query(
         &self,
         filters: &[Filter],
@@ -115,7 +116,7 @@ impl Oracle {
         max: usize,
     ) -> (Vec<EventId>, bool) {
         let mut picked: Vec<(u32, EventId)> = Vec::new();
-        let mut cut = false;
+        let mut all: BTreeSet<EventId> = BTreeSet::new();
         for filter in filters {
             let mut matching: Vec<(u32, EventId)> = self
                 .stored
@@ -127,12 +128,13 @@ impl Oracle {
                 .collect();
             matching.sort_by_key(|(at, id)| (std::cmp::Reverse(*at), *id));
             let limit = filter.limit.map_or(max, |limit| (limit as usize).min(max));
-            cut |= matching.len() > limit;
+            all.extend(matching.iter().map(|(_, id)| *id));
             matching.truncate(limit);
             picked.extend(matching);
         }
         picked.sort_by_key(|(at, id)| (std::cmp::Reverse(*at), *id));
         picked.dedup();
+        let cut = all.len() > picked.len();
         (picked.into_iter().map(|(_, id)| id).collect(), cut)
     }
 }
