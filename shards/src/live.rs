@@ -50,6 +50,11 @@ impl LiveRing {
         self.bytes
     }
 
+    /// Subscriptions that listen.
+    pub fn interest(&self) -> u64 {
+        self.readers.iter().map(|reader| u64::from(reader.interest)).sum()
+    }
+
     /// Adds an event that has just become durable (or a verified ephemeral one).
     pub fn push(&mut self, event: Event) {
         if self.readers.iter().all(|reader| reader.interest == 0) {

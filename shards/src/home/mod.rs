@@ -316,6 +316,11 @@ impl Home {
         self.page_bytes
     }
 
+    /// Whether any query is under way, a reply that nobody waits for included.
+    pub fn has_queries(&self) -> bool {
+        !self.queries.is_empty() || self.slots < QUERY_SLOTS.max(self.credit.len() as u32)
+    }
+
     /// Whether submissions of this home are still under way.
     pub fn has_submissions(&self) -> bool {
         self.credit.iter().any(|credit| *credit < SUBMIT_CREDIT)

@@ -15,7 +15,7 @@ use super::{Shard, ShardConfig, ShardEffects, Waiting};
 use crate::message::{CoreId, Origin, Ticket, ToHome};
 use proto::nip::nip01::{KindClass, class};
 use proto::verify::VerifyItem;
-use proto::{Event, EventId, PublicKey, Reason, SeededMap};
+use proto::{Event, EventId, PublicKey, Reason, SeededMap, SeededSet};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use store::effect::{Loc, Token};
@@ -105,6 +105,8 @@ pub(super) struct Ingest {
     /// Ids of `unverified`, each with the copies that wait for its verdict.
     in_flight: SeededMap<EventId, Vec<Candidate>>,
     awaiting: VecDeque<Awaiting>,
+    /// Appended without a look at the signature, not yet durable.
+    unproven: SeededSet<Seq>,
     recent: RecentIds,
 }
 
@@ -117,6 +119,7 @@ impl Ingest {
             unverified: VecDeque::new(),
             in_flight: SeededMap::with_hasher(config.seed),
             awaiting: VecDeque::new(),
+            unproven: SeededSet::with_hasher(config.seed),
             recent: RecentIds {
                 ids: SeededMap::with_hasher(config.seed),
                 by_seq: SeededMap::with_hasher(config.seed),
@@ -356,7 +359,10 @@ impl Shard {
                     Origin::ImportUnverified => Loc::UNVERIFIED,
                     Origin::Client | Origin::Import => 0,
                 };
-                self.store.put(candidate.event.clone(), flags);
+                let seq = self.store.put(candidate.event.clone(), flags);
+                if flags & Loc::UNVERIFIED != 0 {
+                    self.ingest.unproven.insert(seq);
+                }
                 self.apply(accepted, view.pubkey());
                 self.await_durable(&candidate, Ok(()));
             }
@@ -397,6 +403,9 @@ impl Shard {
     pub(super) fn durable(&mut self, through: Seq, puts: Vec<(Seq, Event)>, fx: &mut ShardEffects) {
         for (seq, event) in puts {
             self.counters.accepted += 1;
+            if self.ingest.unproven.remove(&seq) {
+                continue;
+            }
             // What a later effect has ended already was still stored, and a subscriber is promised
             // every stored event; but its second coming must meet the rule that ended it.
             if !self.store.is_dead(seq) {

@@ -139,6 +139,16 @@ impl Shard {
         }
     }
 
+    /// Queries under way.
+    pub fn open_queries(&self) -> usize {
+        self.queries.len()
+    }
+
+    /// Live subscriptions of all cores that touch this shard.
+    pub fn interest(&self) -> u64 {
+        self.live.interest()
+    }
+
     /// The store, for reports.
     pub fn store(&self) -> &Store {
         &self.store
