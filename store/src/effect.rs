@@ -167,11 +167,30 @@ pub struct Checkpoint {
 pub enum LogEffect {
     /// Create the file, write `header` at 0, zero-fill ahead, sync file and directory.
     /// Answer: [`StoreInput::SegmentCreated`].
-    Create { segment: Seq, header: Vec<u8> },
+    Create {
+        /// The segment.
+        segment: Seq,
+        /// Its first bytes.
+        header: Vec<u8>,
+    },
     /// Write `bytes` at `offset` and `fdatasync`. Answer: [`StoreInput::LogDurable`].
-    Write { segment: Seq, offset: u32, bytes: Vec<u8>, through: Seq },
+    Write {
+        /// The segment.
+        segment: Seq,
+        /// Where in the segment.
+        offset: u32,
+        /// The batch.
+        bytes: Vec<u8>,
+        /// The sequence of the last record in it.
+        through: Seq,
+    },
     /// The segment ends at `length`: truncate, sync. Answer: [`StoreInput::SegmentSealed`].
-    Seal { segment: Seq, length: u32 },
+    Seal {
+        /// The segment.
+        segment: Seq,
+        /// Its final length.
+        length: u32,
+    },
 }
 
 /// What the store asks for.
@@ -180,16 +199,40 @@ pub enum StoreEffect {
     /// Log segment work, in order.
     Log(LogEffect),
     /// Read a page of index rows. Answer: [`StoreInput::Scanned`].
-    Scan { token: Token, request: ScanRequest },
+    Scan {
+        /// Which read.
+        token: Token,
+        /// What of.
+        request: ScanRequest,
+    },
     /// Answer point questions. Answer: [`StoreInput::Looked`].
-    Lookup { token: Token, keys: Vec<LookupKey> },
+    Lookup {
+        /// Which read.
+        token: Token,
+        /// The questions.
+        keys: Vec<LookupKey>,
+    },
     /// Read bodies. Answer: [`StoreInput::Fetched`].
-    Fetch { token: Token, locs: Vec<Loc> },
+    Fetch {
+        /// Which read.
+        token: Token,
+        /// The places.
+        locs: Vec<Loc>,
+    },
     /// Apply a generation to the index. Answer: [`StoreInput::Checkpointed`].
     Checkpoint(Checkpoint),
     /// List events that expired at or before `unix_s`, in order of expiration and sequence, past
     /// `after`. Answer: [`StoreInput::Expired`].
-    Expired { token: Token, unix_s: u64, after: Option<(u64, Seq)>, rows_max: u32 },
+    Expired {
+        /// Which read.
+        token: Token,
+        /// The wall clock.
+        unix_s: u64,
+        /// Expiration and sequence of the last one answered.
+        after: Option<(u64, Seq)>,
+        /// Events to list at most.
+        rows_max: u32,
+    },
 }
 
 /// Why the world could not do what the store asked. Any failure of a write or a sync ends the
@@ -213,21 +256,57 @@ pub enum WorldError {
 #[derive(Clone, Debug)]
 pub enum StoreInput {
     /// A segment exists, durably.
-    SegmentCreated { segment: Seq },
+    SegmentCreated {
+        /// The segment.
+        segment: Seq,
+    },
     /// Everything up to `through` is durable.
-    LogDurable { through: Seq },
+    LogDurable {
+        /// The sequence of the last record in it.
+        through: Seq,
+    },
     /// A segment is closed, durably.
-    SegmentSealed { segment: Seq },
+    SegmentSealed {
+        /// The segment.
+        segment: Seq,
+    },
     /// A page of rows; the request comes back so that the store keeps nothing per read.
-    Scanned { token: Token, request: ScanRequest, page: Result<IndexPage, WorldError> },
+    Scanned {
+        /// Which read.
+        token: Token,
+        /// What of.
+        request: ScanRequest,
+        /// The page.
+        page: Result<IndexPage, WorldError>,
+    },
     /// Answers in the order of the keys, which come back.
-    Looked { token: Token, keys: Vec<LookupKey>, found: Result<Vec<Found>, WorldError> },
+    Looked {
+        /// Which read.
+        token: Token,
+        /// The questions.
+        keys: Vec<LookupKey>,
+        /// The answers.
+        found: Result<Vec<Found>, WorldError>,
+    },
     /// Bodies in the order of the places; `None` where the bytes are not a packed event.
-    Fetched { token: Token, bodies: Result<Vec<Option<Event>>, WorldError> },
+    Fetched {
+        /// Which read.
+        token: Token,
+        /// The bodies.
+        bodies: Result<Vec<Option<Event>>, WorldError>,
+    },
     /// The index holds everything up to `applied`.
-    Checkpointed { applied: Seq },
+    Checkpointed {
+        /// The last sequence that the index holds.
+        applied: Seq,
+    },
     /// A log write, a sync or a checkpoint failed: nothing more may be answered.
     Failed(WorldError),
     /// Expired events.
-    Expired { token: Token, rows: Result<Vec<IndexRow>, WorldError> },
+    Expired {
+        /// Which read.
+        token: Token,
+        /// The events.
+        rows: Result<Vec<IndexRow>, WorldError>,
+    },
 }

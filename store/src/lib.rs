@@ -19,7 +19,7 @@
 
 pub mod delta;
 pub mod effect;
-// pub mod fault;
+pub mod fault;
 pub mod file;
 pub mod fingerprint;
 pub mod index;

@@ -99,10 +99,10 @@ impl LmdbIndex {
         let env = open_env(path, map_bytes)?;
         // A process that was killed in the middle of a page leaves a slot that stops page reuse.
         env.clear_stale_readers().map_err(|error| failed(&error))?;
-        let tables = {
-            let txn = env.read_txn().map_err(|error| failed(&error))?;
-            open_tables(&env, &txn)?
-        };
+        let txn = env.read_txn().map_err(|error| failed(&error))?;
+        let tables = open_tables(&env, &txn)?;
+        // Handles that a transaction opened stay open only if it is committed.
+        txn.commit().map_err(|error| failed(&error))?;
         let index = Self { env, tables, secret, growth: RwLock::new(()) };
         index.check_version()?;
         Ok(index)

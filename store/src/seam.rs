@@ -3,7 +3,8 @@
 
 use crate::delta::Generation;
 use crate::effect::{
-    Found, IndexPage, IndexRow, Loc, LogEffect, LookupKey, ScanRequest, Seq, StoreInput, WorldError,
+    Found, IndexPage, IndexRow, Loc, LogEffect, LookupKey, ScanRequest, Seq, StoreEffect,
+    StoreInput, WorldError,
 };
 use crate::record;
 use proto::Event;
@@ -149,4 +150,29 @@ pub trait Index {
     /// # Errors
     /// [`WorldError::Index`] when the world fails.
     fn sketched(&self, visit: &mut dyn FnMut(Sketched)) -> Result<(), WorldError>;
+}
+
+/// Performs any effect of a store by blocking, and says what the store is to be told.
+pub fn perform<S: Segments>(index: &dyn Index, segments: &S, effect: StoreEffect) -> StoreInput {
+    match effect {
+        StoreEffect::Log(effect) => segments.perform(&effect).unwrap_or_else(StoreInput::Failed),
+        StoreEffect::Checkpoint(checkpoint) => index
+            .checkpoint(&checkpoint.generation, segments)
+            .map_or_else(StoreInput::Failed, |applied| StoreInput::Checkpointed { applied }),
+        StoreEffect::Scan { token, request } => {
+            let page = index.scan(&request);
+            StoreInput::Scanned { token, request, page }
+        }
+        StoreEffect::Lookup { token, keys } => {
+            let found = index.lookup(&keys);
+            StoreInput::Looked { token, keys, found }
+        }
+        StoreEffect::Fetch { token, locs } => {
+            let bodies = locs.iter().map(|loc| segments.body(loc)).collect();
+            StoreInput::Fetched { token, bodies }
+        }
+        StoreEffect::Expired { token, unix_s, after, rows_max } => {
+            StoreInput::Expired { token, rows: index.expired(unix_s, after, rows_max) }
+        }
+    }
 }

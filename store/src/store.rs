@@ -21,8 +21,6 @@ use std::sync::Arc;
 
 mod hot;
 mod pending;
-#[cfg(test)]
-mod tests;
 
 /// Expired events that one batch removes at most.
 const EXPIRY_KILLS_MAX: u32 = 256;
