@@ -49,7 +49,17 @@ pub struct Client {
 
 impl Client {
     pub fn connect(address: SocketAddr) -> Self {
+        Self::over(TcpStream::connect(address).unwrap(), address)
+    }
+
+    /// A client whose kernel takes little ahead of it, so that a pause here is a pause there.
+    pub fn connect_narrow(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).unwrap();
+        rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 16 * 1024).unwrap();
+        Self::over(stream, address)
+    }
+
+    fn over(stream: TcpStream, address: SocketAddr) -> Self {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
@@ -113,6 +123,11 @@ impl Client {
         }
     }
 
+    /// Makes `value` the next message again.
+    pub fn put_back(&mut self, value: Value) {
+        self.kept.push_front(value);
+    }
+
     /// The first message that `wanted` accepts; others are kept for later.
     pub fn recv_where(&mut self, wanted: impl Fn(&Value) -> bool) -> Value {
         if let Some(index) = self.kept.iter().position(&wanted) {
@@ -153,6 +168,18 @@ impl Client {
         let ok = self.recv_where(|value| value[0] == "OK" && value[1] == id);
         assert_eq!(ok.as_array().unwrap().len(), 4, "{ok}");
         (ok[2].as_bool().unwrap(), ok[3].as_str().unwrap().to_owned())
+    }
+
+    /// Publishes all, a window at a time, and demands `OK true ""` for each.
+    pub fn accept_all(&mut self, events: &[Event]) {
+        for window in events.chunks(100) {
+            for event in window {
+                self.send(&json!(["EVENT", event_value(event)]));
+            }
+            for event in window {
+                assert_eq!(self.recv_ok(&id_of(event)), (true, String::new()), "{event:?}");
+            }
+        }
     }
 
     /// Publishes and demands `OK true ""`.

@@ -129,9 +129,9 @@ fn limits_of_answers_are_clamped(setup: Setup) {
 }
 
 fn too_many_invalid_messages_end_the_connection(setup: Setup) {
-    let relay = RelayOptions::new(setup).config("[rates]\ninvalid_per_minute = 2\n").start();
+    let relay = RelayOptions::new(setup).config("[rates]\ninvalid_per_minute = 20\n").start();
     let mut client = relay.connect();
-    // Two a minute with a burst of ten times that: the connection stands twenty and not a hundred.
+    // The twenty of a minute may come at once; the next one ends the connection.
     let mut answered = 0;
     for _ in 0..100 {
         if client.try_send_text("{]").is_err() {
@@ -145,7 +145,7 @@ fn too_many_invalid_messages_end_the_connection(setup: Setup) {
             Err(_) => break,
         }
     }
-    assert!((20..100).contains(&answered), "{answered} answers before the end");
+    assert!((19..=22).contains(&answered), "{answered} answers before the end");
     // Others are not touched.
     relay.connect().accept(&Signer::from_seed(1).sign(&draft(1)));
 }
