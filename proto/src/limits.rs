@@ -5,6 +5,9 @@
 pub const JSON_DEPTH_MAX: usize = 8;
 /// Longest number token, in characters.
 pub const NUMBER_CHARACTERS_MAX: usize = 20;
+/// Fields of an event object that are none of NIP-01's; they are skipped, and compared with each
+/// other because no key may occur twice.
+pub const UNKNOWN_FIELDS_MAX: usize = 32;
 /// Longest subscription id, in characters (NIP-01).
 pub const SUBSCRIPTION_ID_CHARACTERS_MAX: usize = 64;
 /// Targets (`e` and `a` tags) of one deletion request.

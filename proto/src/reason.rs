@@ -128,6 +128,8 @@ reasons! {
     EventNotObject, Invalid, "event_not_object", "event must be an object";
     /// A key occurs twice.
     DuplicateKey, Invalid, "duplicate_key", "an object has the same key twice";
+    /// More fields that are none of ours than the limit.
+    TooManyFields, Invalid, "too_many_fields", "event has too many fields beside those of NIP-01";
     /// One of the seven fields is missing.
     MissingField, Invalid, "missing_field", "event lacks one of id, pubkey, created_at, kind, tags, content, sig";
     /// `id` is not 64 lower-case hex digits.

@@ -21,8 +21,9 @@ const JSON: [Reason; 5] = [
 ];
 
 /// What it refuses in an event.
-const EVENT: [Reason; 12] = [
+const EVENT: [Reason; 13] = [
     Reason::EventNotObject,
+    Reason::TooManyFields,
     Reason::MissingField,
     Reason::BadId,
     Reason::BadPubkey,

@@ -4,6 +4,7 @@
 use super::lexer::{Lexer, Spelling};
 use crate::id::read_hex;
 use crate::json::write_string;
+use crate::limits::UNKNOWN_FIELDS_MAX;
 use crate::{Event, EventId, EventParts, Limits, PublicKey, Reason, Signature};
 use std::borrow::Cow;
 
@@ -108,6 +109,8 @@ impl<'a> Fields<'a> {
         lexer.demand(b':')?;
         match Key::named(&name) {
             Some(key) => self.read_value(key, lexer, limits),
+            None if self.unknown.contains(&name) => Err(Reason::DuplicateKey),
+            None if self.unknown.len() >= UNKNOWN_FIELDS_MAX => Err(Reason::TooManyFields),
             None => {
                 self.unknown.push(name);
                 lexer.skip_value()
@@ -138,13 +141,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn finish(mut self, limits: &Limits) -> Result<Event, Reason> {
-        if self.unknown.len() > 1 {
-            self.unknown.sort_unstable();
-            if self.unknown.windows(2).any(|pair| pair[0] == pair[1]) {
-                return Err(Reason::DuplicateKey);
-            }
-        }
+    fn finish(self, limits: &Limits) -> Result<Event, Reason> {
         let (Some(id), Some(pubkey), Some(sig)) = (self.id, self.pubkey, self.sig) else {
             return Err(Reason::MissingField);
         };

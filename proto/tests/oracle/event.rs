@@ -119,6 +119,10 @@ fn check_refusal(reason: Reason, event: &OracleEvent, json: &[u8], limits: &Limi
             let spans = event.tags_json().len() + event.content_json().len();
             HEADER_BYTES + spans > limits.event_bytes_max
         }
+        Reason::TooManyFields => {
+            let fields = Members::read(json).map_or(0, |members| members.0.len());
+            fields > 7 + proto::limits::UNKNOWN_FIELDS_MAX
+        }
         Reason::TooDeep | Reason::NumberTooLong => oversteps_json_limits(json),
         Reason::BadUtf8 => may_hold_surrogates(json),
         _ => false,

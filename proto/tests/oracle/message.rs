@@ -60,6 +60,7 @@ pub fn check_message(text: &[u8], limits: &Limits) -> Result<ClientMessage, Reas
                         // The event's own limits; that check has its own target.
                         Reason::TooManyTags
                         | Reason::TooManyTagElements
+                        | Reason::TooManyFields
                         | Reason::EventTooLarge => parse_event(rest[0].get().as_bytes(), limits)
                             .is_err_and(|event| event.reason == error.reason()),
                         _ => false,
