@@ -147,11 +147,7 @@ impl Outbox {
         if pending > 0 && pending + payload_bytes > limits.hard_bytes {
             return Pushed::OverHard;
         }
-        let (header, used) = frame::server_header(Opcode::Text, payload_bytes);
-        self.append(&header[..used], budget);
-        for part in parts {
-            self.append(part, budget);
-        }
+        self.append_frame(Opcode::Text, parts, payload_bytes, budget);
         Pushed::Ok
     }
 
@@ -159,14 +155,41 @@ impl Outbox {
     /// peer that reads nothing ends by its pings; its payload is cut at 125 bytes.
     pub fn push_control(&mut self, opcode: Opcode, payload: &[u8], budget: &mut OutboxBudget) {
         let payload = &payload[..payload.len().min(frame::CONTROL_BYTES_MAX)];
-        let (header, used) = frame::server_header(opcode, payload.len());
-        self.append(&header[..used], budget);
-        self.append(payload, budget);
+        self.append_frame(opcode, &[payload], payload.len(), budget);
     }
 
     /// Queues bytes that are no frame: an HTTP answer.
     pub fn push_raw(&mut self, bytes: &[u8], budget: &mut OutboxBudget) {
         self.append(bytes, budget);
+    }
+
+    fn append_frame(
+        &mut self,
+        opcode: Opcode,
+        parts: &[&[u8]],
+        payload_bytes: usize,
+        budget: &mut OutboxBudget,
+    ) {
+        if self.tail.capacity() == 0 {
+            self.tail = budget.lend();
+        }
+        // Nearly every frame fits into the chunk at hand; then there is nothing to decide per part.
+        let room = CHUNK_BYTES.saturating_sub(self.tail.len());
+        if frame::SERVER_HEADER_BYTES_MAX + payload_bytes <= room {
+            let before = self.tail.len();
+            frame::write_server_header(opcode, payload_bytes, &mut self.tail);
+            for part in parts {
+                self.tail.extend_from_slice(part);
+            }
+            self.queued_bytes += self.tail.len() - before;
+            return;
+        }
+        let mut header = Vec::with_capacity(frame::SERVER_HEADER_BYTES_MAX);
+        frame::write_server_header(opcode, payload_bytes, &mut header);
+        self.append(&header, budget);
+        for part in parts {
+            self.append(part, budget);
+        }
     }
 
     fn append(&mut self, mut bytes: &[u8], budget: &mut OutboxBudget) {
@@ -218,5 +241,115 @@ impl Outbox {
             budget.recycle(std::mem::take(&mut self.tail));
         }
         self.queued_bytes = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push(usize),
+        Control(usize),
+        Raw(usize),
+        Take,
+        Sent,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let length = prop_oneof![4 => 0usize..2_000, 1 => 15_000usize..70_000];
+        prop_oneof![
+            3 => length.clone().prop_map(Step::Push),
+            1 => (0usize..126).prop_map(Step::Control),
+            1 => length.prop_map(Step::Raw),
+            1 => Just(Step::Take),
+            1 => Just(Step::Sent),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_pushed_comes_out_once_in_order_and_is_counted(
+            steps in prop::collection::vec(step(), 0..80),
+        ) {
+            let limits = OutboxLimits { soft_bytes: usize::MAX, hard_bytes: usize::MAX };
+            let mut budget = OutboxBudget::new(0);
+            let mut outbox = Outbox::default();
+            let (mut expected, mut output) = (Vec::new(), Vec::new());
+            let mut flying: VecDeque<Vec<u8>> = VecDeque::new();
+            let mut sent_bytes = 0;
+            for (at, step) in steps.into_iter().enumerate() {
+                match step {
+                    Step::Push(length) => {
+                        let body = vec![at as u8; length];
+                        let (head, tail) = body.split_at(length / 3);
+                        let pushed =
+                            outbox.push_text_frame(&[head, tail], Class::Live, &limits, &mut budget);
+                        prop_assert_eq!(pushed, Pushed::Ok);
+                        frame::write_server_header(Opcode::Text, length, &mut expected);
+                        expected.extend(body);
+                    }
+                    Step::Control(length) => {
+                        let body = vec![at as u8; length];
+                        outbox.push_control(Opcode::Pong, &body, &mut budget);
+                        frame::write_server_header(Opcode::Pong, length, &mut expected);
+                        expected.extend(body);
+                    }
+                    Step::Raw(length) => {
+                        let body = vec![at as u8; length];
+                        outbox.push_raw(&body, &mut budget);
+                        expected.extend(body);
+                    }
+                    Step::Take => {
+                        let chunk = outbox.take();
+                        output.extend(chunk.iter().flatten());
+                        flying.extend(chunk);
+                    }
+                    Step::Sent => {
+                        if let Some(chunk) = flying.pop_front() {
+                            sent_bytes += chunk.len();
+                            outbox.sent(chunk, &mut budget);
+                        }
+                    }
+                }
+                prop_assert_eq!(outbox.pending_bytes(), expected.len() - sent_bytes);
+                prop_assert_eq!(outbox.has_queued(), expected.len() > output.len());
+                prop_assert!(budget.held_bytes() < outbox.pending_bytes() + 2 * CHUNK_BYTES
+                    + flying.len() * CHUNK_BYTES);
+            }
+            while let Some(chunk) = outbox.take() {
+                output.extend_from_slice(&chunk);
+                flying.push_back(chunk);
+            }
+            prop_assert!(output == expected, "bytes came out in another order");
+            for chunk in flying {
+                outbox.sent(chunk, &mut budget);
+            }
+            prop_assert_eq!((outbox.pending_bytes(), budget.held_bytes()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn an_empty_outbox_takes_any_frame_and_limits_hold_after_that() {
+        let limits = OutboxLimits { soft_bytes: 100, hard_bytes: 1_000 };
+        let mut budget = OutboxBudget::new(0);
+        let mut outbox = Outbox::default();
+        let large = [0; 2_000];
+        let mut push = |outbox: &mut Outbox, class, length: usize| {
+            outbox.push_text_frame(&[&large[..length]], class, &limits, &mut budget)
+        };
+        assert_eq!(push(&mut outbox, Class::Live, 2_000), Pushed::Ok);
+        assert_eq!(push(&mut outbox, Class::Live, 1), Pushed::OverSoft);
+        assert_eq!(push(&mut outbox, Class::Reply, 1), Pushed::OverHard);
+        while let Some(chunk) = outbox.take() {
+            assert_eq!(push(&mut outbox, Class::Live, 1), Pushed::OverSoft, "still in flight");
+            outbox.in_flight_bytes -= chunk.len();
+        }
+        assert_eq!(push(&mut outbox, Class::Reply, 500), Pushed::Ok);
+        assert_eq!(push(&mut outbox, Class::Live, 1), Pushed::OverSoft);
+        assert_eq!(push(&mut outbox, Class::Reply, 400), Pushed::Ok);
+        assert_eq!(push(&mut outbox, Class::Reply, 400), Pushed::OverHard);
     }
 }

@@ -258,3 +258,19 @@ fn a_client_that_admission_refuses_gets_an_answer() {
         assert_eq!(wire.conn.release(&mut wire.core), CloseCause::NotAdmitted);
     }
 }
+
+#[test]
+fn unfinished_requests_are_counted_in_the_budget_of_input() {
+    let mut wire = Wire::accept(configured());
+    assert_eq!(wire.send(&net::fuzzing::UPGRADE[..100]), []);
+    let held = wire.core.input.held_bytes();
+    assert!((100..=200).contains(&held), "{held}");
+    assert_eq!(wire.send(&net::fuzzing::UPGRADE[100..]), [ConnEvent::Opened]);
+    assert_eq!(wire.core.input.held_bytes(), 0);
+
+    let mut wire = Wire::accept(ConnConfig { input_bytes_max: 50, ..configured() });
+    let events = wire.send(&net::fuzzing::UPGRADE[..100]);
+    assert_eq!(events, [ConnEvent::Closing(CloseCause::InputBudget)]);
+    assert!(wire.output().starts_with(b"HTTP/1.1 503 Service Unavailable\r\n"));
+    assert_eq!(wire.core.input.held_bytes(), 0);
+}

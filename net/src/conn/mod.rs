@@ -219,6 +219,7 @@ impl Conn {
     pub fn begin_close(&mut self, now: Now, cause: CloseCause, core: &mut ConnCore) {
         match self.state {
             State::Request(_) if cause == CloseCause::ShuttingDown => {
+                self.clear_request(core);
                 let response = refusal(Status::Unavailable, cause.text(), false);
                 let deadline_ms = now.monotonic_ms.saturating_add(core.config.timeouts.close_ms);
                 self.respond(deadline_ms, &response, cause, &mut core.outboxes);
@@ -251,6 +252,7 @@ impl Conn {
     /// Ends the connection without another byte: the peer does not read, or is gone.
     pub fn abort(&mut self, cause: CloseCause, core: &mut ConnCore) {
         self.cause.get_or_insert(cause);
+        self.clear_request(core);
         self.state = State::Dead;
         self.outbox.clear(&mut core.outboxes);
         self.decoder.clear(&mut core.input);
@@ -278,6 +280,7 @@ impl Conn {
     /// Ends a connection whose client admission refused.
     pub fn refuse_admission(&mut self, now: Now, reason: Refusal, core: &mut ConnCore) {
         core.counters.not_admitted[reason as usize] += 1;
+        self.clear_request(core);
         let status = match reason {
             Refusal::CoreFull => Status::Unavailable,
             Refusal::AddressFull | Refusal::AddressRate => Status::TooManyRequests,
@@ -305,6 +308,7 @@ impl Conn {
     /// lost its peer. Chunks in flight go to [`OutboxBudget::recycle`] when their write is over.
     pub fn release(mut self, core: &mut ConnCore) -> CloseCause {
         let cause = self.cause.unwrap_or(CloseCause::PeerGone);
+        self.clear_request(core);
         self.outbox.clear(&mut core.outboxes);
         self.decoder.clear(&mut core.input);
         core.input.give(self.stash.len());

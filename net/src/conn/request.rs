@@ -7,6 +7,7 @@ use crate::http::response::{Status, preflight, refusal, switching_protocols};
 use crate::http::route::{Route, Upgrade, endpoint_of, route};
 use crate::outbox::Pushed;
 use crate::proxy::{self, TrustedProxies};
+use crate::ws::InputBudget;
 use core::net::IpAddr;
 use proto::Now;
 
@@ -25,6 +26,8 @@ pub(super) struct Request {
     pub(super) is_head: bool,
     /// Whether the engine was asked for an answer.
     is_answer_awaited: bool,
+    /// Capacity of `bytes` that was taken from the budget.
+    charged_bytes: usize,
 }
 
 enum Step {
@@ -35,6 +38,22 @@ enum Step {
 }
 
 impl Request {
+    /// Frees the head and gives its bytes back to the budget.
+    pub(super) fn clear(&mut self, budget: &mut InputBudget) {
+        self.bytes = Vec::new();
+        budget.give(std::mem::take(&mut self.charged_bytes));
+    }
+
+    /// Charges what `bytes` has grown by; `false` when the budget is used up.
+    fn charge(&mut self, budget: &mut InputBudget) -> bool {
+        let grown = self.bytes.capacity().saturating_sub(self.charged_bytes);
+        let is_paid = budget.take(grown);
+        if is_paid {
+            self.charged_bytes += grown;
+        }
+        is_paid
+    }
+
     fn advance(&mut self, data: &mut &[u8], peer: IpAddr, trusted: &TrustedProxies) -> Step {
         if !self.is_proxy_header_read {
             match self.read_proxy_header(data, peer, trusted) {
@@ -129,7 +148,12 @@ impl Conn {
             *data = &[];
             return None;
         }
-        match request.advance(data, self.address, &core.config.trusted_proxies) {
+        let step = request.advance(data, self.address, &core.config.trusted_proxies);
+        if !request.charge(&mut core.input) {
+            *data = &[];
+            return Some(self.refuse_request(now, Status::Unavailable, false, core));
+        }
+        match step {
             Step::Wait => None,
             Step::Client(client) => {
                 self.address = client;
@@ -170,12 +194,21 @@ impl Conn {
         };
         let cause = match status {
             Status::NotFound => CloseCause::HttpAnswered,
+            Status::Unavailable => CloseCause::InputBudget,
             _ => CloseCause::BadRequest,
         };
+        self.clear_request(core);
         let deadline_ms = now.monotonic_ms.saturating_add(core.config.timeouts.close_ms);
         let response = refusal(status, text, is_head);
         self.respond(deadline_ms, &response, cause, &mut core.outboxes);
         ConnEvent::Closing(cause)
+    }
+
+    /// Frees a request that will not be read further.
+    pub(super) fn clear_request(&mut self, core: &mut ConnCore) {
+        if let State::Request(request) = &mut self.state {
+            request.clear(&mut core.input);
+        }
     }
 
     /// Answers the request whose head is whole, or asks the engine to.
@@ -183,6 +216,7 @@ impl Conn {
         let State::Request(mut request) = std::mem::replace(&mut self.state, State::Dead) else {
             return ConnEvent::Closing(CloseCause::Internal);
         };
+        core.input.give(std::mem::take(&mut request.charged_bytes));
         let head = match Head::parse(&request.bytes) {
             Ok(head) => head,
             Err(error) => return self.refuse_head(now, error, core),

@@ -2,6 +2,8 @@
 
 /// Longest header of a client: two bytes, eight of length, four of mask.
 pub const HEADER_BYTES_MAX: usize = 14;
+/// Longest header of the server: two bytes and eight of length.
+pub const SERVER_HEADER_BYTES_MAX: usize = 10;
 /// Longest payload of a control frame.
 pub const CONTROL_BYTES_MAX: usize = 125;
 
@@ -137,27 +139,20 @@ pub fn parse_client_header(bytes: &[u8]) -> Result<Option<FrameHeader>, FrameErr
     Ok(Some(FrameHeader { is_final, opcode, mask: *mask, header_bytes, payload_bytes }))
 }
 
-/// The header of an unfragmented server frame, and how many of its bytes are used.
-pub fn server_header(opcode: Opcode, payload_bytes: usize) -> ([u8; 10], usize) {
-    let mut header = [0; 10];
-    header[0] = 0x80 | opcode as u8;
-    let used = match payload_bytes {
-        0..=125 => {
-            header[1] = payload_bytes as u8;
-            2
-        }
+/// Appends the header of an unfragmented server frame.
+pub fn write_server_header(opcode: Opcode, payload_bytes: usize, out: &mut Vec<u8>) {
+    let first = 0x80 | opcode as u8;
+    match payload_bytes {
+        0..=125 => out.extend_from_slice(&[first, payload_bytes as u8]),
         126..=0xffff => {
-            header[1] = 126;
-            header[2..4].copy_from_slice(&(payload_bytes as u16).to_be_bytes());
-            4
+            let [high, low] = (payload_bytes as u16).to_be_bytes();
+            out.extend_from_slice(&[first, 126, high, low]);
         }
         _ => {
-            header[1] = 127;
-            header[2..10].copy_from_slice(&(payload_bytes as u64).to_be_bytes());
-            10
+            out.extend_from_slice(&[first, 127]);
+            out.extend_from_slice(&(payload_bytes as u64).to_be_bytes());
         }
-    };
-    (header, used)
+    }
 }
 
 #[cfg(test)]
@@ -172,11 +167,18 @@ mod tests {
         assert!(header.is_final);
         assert_eq!(header.mask, [0x37, 0xfa, 0x21, 0x3d]);
         assert_eq!((header.header_bytes, header.payload_bytes), (6, 5));
-        assert_eq!(server_header(Opcode::Text, 5), ([0x81, 5, 0, 0, 0, 0, 0, 0, 0, 0], 2));
-        let (header, used) = server_header(Opcode::Binary, 256);
-        assert_eq!(&header[..used], [0x82, 0x7e, 0x01, 0x00]);
-        let (header, used) = server_header(Opcode::Binary, 65536);
-        assert_eq!(&header[..used], [0x82, 0x7f, 0, 0, 0, 0, 0, 1, 0, 0]);
+        for (opcode, payload_bytes, expected) in [
+            (Opcode::Text, 5, &[0x81, 0x05][..]),
+            (Opcode::Ping, 125, &[0x89, 0x7d]),
+            (Opcode::Binary, 126, &[0x82, 0x7e, 0x00, 0x7e]),
+            (Opcode::Binary, 256, &[0x82, 0x7e, 0x01, 0x00]),
+            (Opcode::Binary, 65535, &[0x82, 0x7e, 0xff, 0xff]),
+            (Opcode::Binary, 65536, &[0x82, 0x7f, 0, 0, 0, 0, 0, 1, 0, 0]),
+        ] {
+            let mut header = Vec::new();
+            write_server_header(opcode, payload_bytes, &mut header);
+            assert_eq!(header, expected);
+        }
     }
 
     #[test]
