@@ -184,6 +184,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::disallowed_methods, reason = "two real threads are what is tested")]
     fn no_mail_is_lost_between_two_threads_that_park() {
         let mut ports = mesh(2);
         let mut receiver = ports.pop().expect("two ports");

@@ -286,7 +286,7 @@ impl Home {
                 self.start(now, query::Request::scan_count(client, filters), fx);
             }
             HomeInput::Stats(client) => self.gather(client, fx),
-            HomeInput::From(shard, message) => self.from_shard(now, shard, message, fx),
+            HomeInput::From(shard, message) => self.shard_message(now, shard, message, fx),
             HomeInput::Turn => self.turn(now, fx),
             HomeInput::Drain => self.draining = true,
             HomeInput::Reconfigure(new) => {
@@ -340,11 +340,11 @@ impl Home {
             ClientMessage::Req(sub, filters) => {
                 self.counters.queries += 1;
                 self.end_subscription(client, &sub, None, fx);
-                self.start(now, query::Request::req(client, sub.into(), filters, reader), fx);
+                self.start(now, query::Request::req(client, sub, filters, reader), fx);
             }
             ClientMessage::Count(sub, filters) => {
                 self.counters.counts += 1;
-                self.start(now, query::Request::count(client, sub.into(), filters, reader), fx);
+                self.start(now, query::Request::count(client, sub, filters, reader), fx);
             }
             ClientMessage::Close(sub) => self.end_subscription(client, &sub, None, fx),
             // AUTH needs the connection's challenge and never reaches a home.
@@ -403,7 +403,7 @@ impl Home {
         }
     }
 
-    fn from_shard(&mut self, now: Now, shard: ShardId, message: ToHome, fx: &mut HomeEffects) {
+    fn shard_message(&mut self, now: Now, shard: ShardId, message: ToHome, fx: &mut HomeEffects) {
         match message {
             ToHome::Outcome { ticket, id, result } => {
                 self.outcome(shard, ticket, id, result, fx);

@@ -13,7 +13,7 @@ use shards::home::{Home, HomeConfig, HomeEffects, HomeInput, Reply};
 use shards::message::{Client, Envelope};
 use shards::shard::{Shard, ShardConfig, ShardEffects, ShardInput};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use store::effect::{Checkpoint, StoreEffect, StoreInput};
 use store::mem::{MemIndex, MemSegments};
@@ -21,16 +21,18 @@ use store::{Bodies, Index, Segments, StoreConfig};
 
 pub const UNIX_S: u64 = 1_750_000_000;
 
+type Verdicts = BTreeMap<[u8; 64], (VerifyItem, bool)>;
+
 /// Real verdicts, remembered across worlds: the same events are verified at 1, 2, 3 and 8 shards.
 #[derive(Clone)]
 pub struct Remembering {
-    inner: Rc<RefCell<(Secp256k1Verifier, HashMap<[u8; 64], (VerifyItem, bool)>)>>,
+    inner: Rc<RefCell<(Secp256k1Verifier, Verdicts)>>,
 }
 
 impl Remembering {
     pub fn new() -> Self {
         let verifier = Secp256k1Verifier::new(seed(), 10_000);
-        Self { inner: Rc::new(RefCell::new((verifier, HashMap::new()))) }
+        Self { inner: Rc::new(RefCell::new((verifier, Verdicts::new()))) }
     }
 }
 
