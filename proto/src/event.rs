@@ -301,3 +301,46 @@ fn canonical_id(parts: &EventParts<'_>, raw_controls: bool) -> EventId {
     hash.update(b"]");
     EventId(hash.finalize().into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packed(tags_json: &str, content_json: &str) -> Vec<u8> {
+        let event = EventParts {
+            id: EventId([1; 32]),
+            pubkey: PublicKey([2; 32]),
+            sig: Signature([3; 64]),
+            created_at: 4,
+            kind: 5,
+            tags_json: tags_json.as_bytes(),
+            content_json: content_json.as_bytes(),
+        };
+        event.pack().packed().to_vec()
+    }
+
+    #[test]
+    fn packed_bytes_are_refused_for_the_right_reason() {
+        let good = packed(r#"[["a","b"]]"#, r#""c""#);
+        assert!(Event::from_packed(&good).is_ok());
+        for length in 0..good.len() {
+            assert!(Event::from_packed(&good[..length]).is_err(), "{length}");
+        }
+        let refused = |bytes: &[u8]| Event::from_packed(bytes).unwrap_err();
+        assert_eq!(refused(&good[..HEADER_BYTES + 3]), PackedError::Short);
+        assert_eq!(refused(&packed("[[]]", "\"\"")), PackedError::Tags(TagsError));
+        assert_eq!(refused(&packed("[]", "\"\n\"")), PackedError::Content);
+        assert_eq!(refused(&packed("[]", "{}")), PackedError::Content);
+        let mut overlong = good.clone();
+        overlong[136..140].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(refused(&overlong), PackedError::TagsLength);
+    }
+
+    #[test]
+    fn reserved_bytes_are_zero_and_every_field_is_where_the_layout_says() {
+        let bytes = packed("[]", "\"\"");
+        assert_eq!(bytes.len(), HEADER_BYTES + 4);
+        assert_eq!(bytes[128..140], [4, 0, 0, 0, 5, 0, 0, 0, 2, 0, 0, 0]);
+        assert_eq!(&bytes[HEADER_BYTES..], b"[]\"\"");
+    }
+}

@@ -120,3 +120,68 @@ impl Placement {
         self.secret.hash64(domain::SKETCH, &id.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: u32) -> PublicKey {
+        let mut bytes = [0; 32];
+        bytes[..4].copy_from_slice(&number.to_be_bytes());
+        PublicKey(bytes)
+    }
+
+    #[test]
+    fn keys_that_differ_little_are_spread_evenly_and_always_alike() {
+        for shards in [1, 2, 3, 8] {
+            let placement = Placement::even(Secret([9; 16]), shards);
+            let mut counts = vec![0u32; usize::from(shards)];
+            for number in 0..8000 {
+                let shard = placement.shard_of(&key(number));
+                assert_eq!(shard, placement.clone().shard_of(&key(number)));
+                counts[usize::from(shard)] += 1;
+            }
+            let even = 8000 / u32::from(shards);
+            assert!(counts.iter().all(|count| count.abs_diff(even) < even / 5), "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn shard_counts_out_of_range_are_clamped() {
+        assert_eq!(Placement::even(Secret([0; 16]), 0).shards(), 1);
+        let most = Placement::even(Secret([0; 16]), u16::MAX);
+        assert_eq!(usize::from(most.shards()), BUCKETS);
+        assert!(usize::from(most.shard_of(&key(1))) < BUCKETS);
+    }
+
+    #[test]
+    fn another_secret_or_domain_gives_another_hash() {
+        let (one, two) = (Secret([1; 16]), Secret([2; 16]));
+        assert_eq!(one.hash64(domain::TAG, b"x"), Secret([1; 16]).hash64(domain::TAG, b"x"));
+        assert_ne!(one.hash64(domain::TAG, b"x"), two.hash64(domain::TAG, b"x"));
+        assert_ne!(one.hash64(domain::TAG, b"x"), one.hash64(domain::AUTHOR, b"x"));
+        assert_ne!(one.hash128(domain::TAG, b"x"), two.hash128(domain::TAG, b"x"));
+        assert_ne!(one.hash128(domain::TAG, b"x"), one.hash128(domain::SLOT, b"x"));
+        assert!(!format!("{one:?}").contains('1'));
+    }
+
+    #[test]
+    fn gift_wraps_live_with_their_recipient_and_everything_else_with_its_author() {
+        let placement = Placement::even(Secret([3; 16]), 64);
+        let (author, recipient) = (key(1), key(2));
+        assert_ne!(placement.shard_of(&author), placement.shard_of(&recipient));
+        for (kind, owner) in [(1059, recipient), (21_059, recipient), (4, author), (13, author)] {
+            let event = crate::EventParts {
+                id: EventId([0; 32]),
+                pubkey: author,
+                sig: crate::Signature([0; 64]),
+                created_at: 0,
+                kind,
+                tags_json: format!(r#"[["p","{recipient}"]]"#).as_bytes(),
+                content_json: b"\"\"",
+            }
+            .pack();
+            assert_eq!(placement.owner(&event.view()), placement.shard_of(&owner), "{kind}");
+        }
+    }
+}

@@ -120,3 +120,81 @@ pub fn write_count(sub: &str, count: u64, approximate: bool, out: &mut Vec<u8>) 
     }
     out.extend_from_slice(b"}]");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(write: impl FnOnce(&mut Vec<u8>)) -> serde_json::Value {
+        let mut out = Vec::new();
+        write(&mut out);
+        serde_json::from_slice(&out).unwrap()
+    }
+
+    #[test]
+    fn relay_messages_are_json_whatever_the_subscription_is_called() {
+        let sub = "a\"b\\\n\u{1}é";
+        let id = EventId([0xab; 32]);
+        let json = |text: &str| -> serde_json::Value { serde_json::from_str(text).unwrap() };
+        let cases = [
+            (
+                written(|out| write_ok(&id, true, "", out)),
+                json(&format!(r#"["OK","{id}",true,""]"#)),
+            ),
+            (
+                written(|out| write_ok(&id, false, Reason::BadSignature.message(), out)),
+                json(&format!(r#"["OK","{id}",false,"invalid: signature does not verify"]"#)),
+            ),
+            (
+                written(|out| write_eose(sub, Completeness::Finish, out)),
+                serde_json::json!(["EOSE", sub, ["finish"]]),
+            ),
+            (
+                written(|out| write_eose(sub, Completeness::More, out)),
+                serde_json::json!(["EOSE", sub, ["more"]]),
+            ),
+            (
+                written(|out| write_closed(sub, "error: x", out)),
+                serde_json::json!(["CLOSED", sub, "error: x"]),
+            ),
+            (written(|out| write_notice(sub, out)), serde_json::json!(["NOTICE", sub])),
+            (written(|out| write_auth("c0ffee", out)), serde_json::json!(["AUTH", "c0ffee"])),
+            (
+                written(|out| write_count(sub, u64::MAX, false, out)),
+                serde_json::json!(["COUNT", sub, { "count": u64::MAX }]),
+            ),
+            (
+                written(|out| write_count(sub, 0, true, out)),
+                serde_json::json!(["COUNT", sub, { "count": 0, "approximate": true }]),
+            ),
+        ];
+        for (ours, expected) in cases {
+            assert_eq!(ours, expected);
+        }
+    }
+
+    #[test]
+    fn an_event_message_holds_the_event_as_it_would_stand_alone() {
+        let sig = crate::Signature([3; 64]);
+        let event = crate::EventParts {
+            id: EventId([1; 32]),
+            pubkey: crate::PublicKey([2; 32]),
+            sig,
+            created_at: u32::MAX,
+            kind: u16::MAX,
+            tags_json: br#"[["t","x"]]"#,
+            content_json: br#""a\n""#,
+        }
+        .pack();
+        let message = written(|out| write_event("s", &event.view(), out));
+        assert_eq!(message[0], "EVENT");
+        assert_eq!(message[1], "s");
+        assert_eq!(message[2], written(|out| event.view().write_json(out)));
+        assert_eq!(message[2]["sig"], sig.to_hex());
+        assert_eq!(message[2]["created_at"], u32::MAX);
+        assert_eq!(message[2]["kind"], u16::MAX);
+        assert_eq!(message[2]["tags"][0][1], "x");
+        assert_eq!(message[2]["content"], "a\n");
+        assert_eq!(message.as_array().unwrap().len(), 3);
+    }
+}
