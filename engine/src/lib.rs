@@ -4,7 +4,10 @@
 //! is in the wrong crate.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod cli;
+pub mod cluster;
 pub mod config;
+pub mod control;
 pub mod core_loop;
 pub mod effects;
 pub mod log;

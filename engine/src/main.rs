@@ -1,2 +1,5 @@
-//! The binary `turnpike`.
-fn main() {}
+//! The binary `turnpike`: see the library's `cli`.
+
+fn main() -> std::process::ExitCode {
+    engine::cli::main()
+}

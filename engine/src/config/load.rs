@@ -67,7 +67,7 @@ pub fn load(file: Option<Source<'_>>, env: &[(String, String)]) -> Result<Config
             source_name: "environment".into(),
             message: error.message().into(),
         })?;
-    check(&config)?;
+    config.check()?;
     Ok(config)
 }
 
@@ -193,7 +193,16 @@ fn apply_variable(
     Err(ConfigError::Malformed { source_name: variable.into(), message: failure })
 }
 
-/// What types alone do not rule out.
+impl Config {
+    /// Refuses what types alone do not rule out.
+    ///
+    /// # Errors
+    /// [`ConfigError::BadValue`] names the first key that is wrong.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        check(self)
+    }
+}
+
 fn check(config: &Config) -> Result<(), ConfigError> {
     let limits = &config.limits;
     check_value("network.listen", &config.network.listen, "an address and port", |text| {

@@ -6,10 +6,12 @@
 mod ceiling;
 mod load;
 mod print;
+mod reload;
 
 pub use ceiling::{Ceiling, CeilingError, Machine};
 pub use load::{ConfigError, Source, load, unknown_key};
 pub use print::print;
+pub use reload::{differences, merge_live};
 
 use crate::runtime::probe::RuntimeChoice;
 use serde::{Deserialize, Serialize};

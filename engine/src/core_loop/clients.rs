@@ -6,6 +6,7 @@ use crate::metrics::Timings;
 use crate::runtime::reactor::{Reactor, Sending};
 use crate::runtime::slots::SocketId;
 use crate::runtime::{clock, entropy};
+use net::admission::Admitted;
 use net::{Admission, CloseCause, Conn, ConnCore, ConnEvent, Pushed, Teardown, TrustedProxies};
 use proto::{ClientMessage, EventId, Now, SeededMap, SeededState};
 use shards::message::Client;
@@ -23,8 +24,8 @@ static DESCRIPTORS: Throttle = Throttle::new();
 struct Entry {
     socket: SocketId,
     conn: Conn,
-    /// The address that admission counts it under; `None` if it was refused.
-    admitted: Option<IpAddr>,
+    /// How admission counts it; `None` if it was refused.
+    admitted: Option<Admitted>,
     /// A chunk is with the reactor.
     is_sending: bool,
     is_half_closed: bool,
@@ -147,8 +148,9 @@ impl Clients {
         }
         let address = peer.ip().to_canonical();
         let mut conn = Conn::new(now, address, entropy::bytes(), &self.net);
-        let admitted = match self.admission.admit(now.monotonic_ms, address) {
-            Ok(()) => Some(address),
+        let trusted = &self.net.config.trusted_proxies;
+        let admitted = match self.admission.admit(now.monotonic_ms, address, trusted) {
+            Ok(admitted) => Some(admitted),
             Err(refusal) => {
                 conn.refuse_admission(now, refusal, &mut self.net);
                 None
@@ -248,12 +250,9 @@ impl Clients {
     }
 
     fn readmit(&mut self, now: Now, entry: &mut Entry, address: IpAddr) {
-        if let Some(old) = entry.admitted.take() {
-            self.admission.release(now.monotonic_ms, old);
-        }
-        match self.admission.admit(now.monotonic_ms, address) {
-            Ok(()) => entry.admitted = Some(address),
-            Err(refusal) => entry.conn.refuse_admission(now, refusal, &mut self.net),
+        let Some(admitted) = &mut entry.admitted else { return };
+        if let Err(refusal) = self.admission.rename(now.monotonic_ms, admitted, address) {
+            entry.conn.refuse_admission(now, refusal, &mut self.net);
         }
     }
 
@@ -519,8 +518,8 @@ impl Clients {
             // The reactor keeps the chunk until the kernel lets go of it and then frees it.
             self.net.outboxes.recycle(Vec::new());
         }
-        if let Some(address) = entry.admitted {
-            self.admission.release(now.monotonic_ms, address);
+        if let Some(admitted) = entry.admitted {
+            self.admission.release(now.monotonic_ms, admitted);
         }
         self.open -= 1;
         let client = client_of(entry.socket);

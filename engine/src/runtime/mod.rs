@@ -10,7 +10,6 @@
 )]
 
 pub mod clock;
-pub mod directory;
 pub mod entropy;
 pub mod listener;
 pub mod log_thread;
@@ -19,7 +18,9 @@ pub mod nowait;
 pub mod pool;
 pub mod probe;
 pub mod reactor;
+pub mod signals;
 pub mod slots;
+pub mod threads;
 pub mod wake;
 
 mod epoll;

@@ -1,0 +1,177 @@
+//! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 the store is
+//! held by another process.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the shell of a binary: it reads the files and prints the lines that the operator asks for"
+)]
+
+mod config_command;
+mod offline;
+mod run;
+
+use crate::config::{self, Config, Source};
+use crate::log::Level;
+use crate::runtime::probe::RuntimeChoice;
+use clap::{Args, Parser, Subcommand};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const EXAMPLES: &str = "\
+Examples:
+  turnpike run                                   serve ws://127.0.0.1:7777 out of ./data
+  turnpike run --listen 0.0.0.0:7777             serve everybody
+  turnpike import dump.jsonl                     take in events, verified on all cores
+  turnpike export --filter '{\"kinds\":[1]}'       write events as JSON lines, newest first
+  turnpike scan '{\"#t\":[\"nostr\"]}' --count       how many events match
+  turnpike info                                  what the store holds
+  turnpike config print > turnpike.toml          every key with its meaning and default
+
+export, scan and info also work while the relay runs: they then ask it through its admin socket.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 store held by another process.";
+
+#[derive(Debug, Parser)]
+#[command(name = "turnpike", version = version(), about = "A sharded, thread-per-core Nostr relay")]
+#[command(after_help = EXAMPLES, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags of every command; each comes before the environment and the file.
+#[derive(Clone, Debug, Args)]
+struct Global {
+    /// Configuration file [default: ./turnpike.toml if it exists]
+    #[arg(long, global = true, env = "TURNPIKE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Data directory [default: data]
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Address and port to listen on [default: 127.0.0.1:7777]
+    #[arg(long, global = true, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+    /// Shards of a new data directory [default: one per core, at most 16]
+    #[arg(long, global = true, value_name = "N")]
+    shards: Option<u16>,
+    /// How sockets and the log are driven; anything but auto never falls back
+    #[arg(long, global = true, value_enum)]
+    runtime: Option<RuntimeChoice>,
+    /// How much is written to standard error
+    #[arg(long, global = true, value_enum)]
+    log_level: Option<Level>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve
+    Run,
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(config_command::ConfigCommand),
+}
+
+/// The version, which says so when the program is not one to use.
+fn version() -> &'static str {
+    if cfg!(feature = "skip-sync") {
+        concat!(
+            env!("CARGO_PKG_VERSION"),
+            " (SKIP-SYNC BUILD: NOTHING IS DURABLE, FOR FAULT TESTS ONLY)"
+        )
+    } else {
+        env!("CARGO_PKG_VERSION")
+    }
+}
+
+/// Why a command failed; decides the exit code.
+#[derive(Debug)]
+enum Failure {
+    /// 1.
+    Failed(anyhow::Error),
+    /// 2.
+    Usage(anyhow::Error),
+    /// 3.
+    Held(anyhow::Error),
+    /// Whoever read our output has gone: no fault, and nobody to tell.
+    BrokenPipe,
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        let error = error.into();
+        let io = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        if io == Some(std::io::ErrorKind::BrokenPipe) { Self::BrokenPipe } else { Self::Failed(error) }
+    }
+}
+
+type Outcome = Result<(), Failure>;
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; clap prints them to standard output.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let (code, error) = match dispatch(&cli) {
+        Ok(()) | Err(Failure::BrokenPipe) => return ExitCode::SUCCESS,
+        Err(Failure::Failed(error)) => (1, error),
+        Err(Failure::Usage(error)) => (2, error),
+        Err(Failure::Held(error)) => (3, error),
+    };
+    let _ = writeln!(std::io::stderr().lock(), "error: {error:#}");
+    ExitCode::from(code)
+}
+
+fn dispatch(cli: &Cli) -> Outcome {
+    match &cli.command {
+        Command::Config(command) => config_command::run(&cli.global, command),
+        Command::Run => run::run(&cli.global),
+    }
+}
+
+/// The configuration from file, environment and flags.
+fn configure(global: &Global) -> Result<Config, Failure> {
+    let (text, name) = match &global.config {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                Failure::Usage(anyhow::anyhow!("cannot read {}: {error}", path.display()))
+            })?;
+            (Some(text), path.display().to_string())
+        }
+        None => (std::fs::read_to_string("turnpike.toml").ok(), "turnpike.toml".to_owned()),
+    };
+    configure_from(global, text.as_deref(), &name)
+}
+
+fn configure_from(global: &Global, text: Option<&str>, name: &str) -> Result<Config, Failure> {
+    let env: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let source = text.map(|text| Source { text, name });
+    let mut config = config::load(source, &env).map_err(|error| Failure::Usage(error.into()))?;
+    if let Some(data_dir) = &global.data_dir {
+        config.store.data_dir = data_dir.display().to_string();
+    }
+    if let Some(listen) = &global.listen {
+        config.network.listen = listen.clone();
+    }
+    if let Some(shards) = global.shards {
+        config.store.shards = shards;
+    }
+    if let Some(runtime) = global.runtime {
+        config.runtime.runtime = runtime;
+    }
+    if let Some(log_level) = global.log_level {
+        config.runtime.log_level = log_level;
+    }
+    config.check().map_err(|error| Failure::Usage(error.into()))?;
+    crate::log::set_level(config.runtime.log_level);
+    Ok(config)
+}

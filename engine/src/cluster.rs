@@ -1,0 +1,390 @@
+//! All cores of one process over one data directory: opened, started, ended. `turnpike run` lets
+//! them listen; offline commands use them without.
+
+use crate::config::{Ceiling, CeilingError, Config, Machine};
+use crate::control::Control;
+use crate::core_loop::{Core, CoreParts, Owned, Owners};
+use crate::effects::{Performer, Place};
+use crate::post::Post;
+use crate::runtime::listener::{ListenerOptions, bind_listener, local_address};
+use crate::runtime::pool::Pool;
+use crate::runtime::probe::Chosen;
+use crate::runtime::reactor::{Backend, Reactor};
+use crate::runtime::wake::Wake;
+use crate::runtime::{clock, entropy, machine, threads};
+use crate::settings;
+use crate::shared::{Phase, Shared};
+use net::{Admission, ConnCore};
+use proto::verify::Secp256k1Verifier;
+use proto::{Placement, Secret};
+use rustix::fd::OwnedFd;
+use shards::mesh::{Port, mesh};
+use shards::message::CoreId;
+use shards::shard::{Shard, ShardConfig};
+use shards::{Home, HomeConfig};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use store::file::FileSegments;
+use store::file::directory::DataDirectory;
+use store::lmdb::{LmdbIndex, map_bytes_for};
+use store::{OpenError, StoreConfig, WorldError};
+
+/// Parsed public keys that one verifier keeps, about 150 bytes each.
+const VERIFIER_KEYS_MAX: usize = 8_192;
+/// Signatures that a shard checks in one turn.
+const VERIFY_SLICE: usize = 16;
+/// Ids that answer a duplicate without a look at the store, per shard.
+const RECENT_IDS_MAX: usize = 16_384;
+
+/// Why the cores could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The memory budgets do not fit.
+    #[error(transparent)]
+    Ceiling(#[from] CeilingError),
+    /// A shard's store cannot be opened.
+    #[error("shard {shard}: {error}")]
+    Store {
+        /// Which.
+        shard: u16,
+        /// Why.
+        error: OpenError,
+    },
+    /// The system refuses something.
+    #[error(transparent)]
+    System(#[from] io::Error),
+}
+
+/// What every executor is started with.
+#[derive(Clone)]
+struct Common {
+    config: Arc<Config>,
+    directory: Arc<DataDirectory>,
+    placement: Placement,
+    ceiling: Ceiling,
+    backend: Backend,
+    executors: usize,
+    pool: Pool,
+    shared: Arc<Shared>,
+    /// Pinned to this core of the machine each, or not at all.
+    pins: Arc<[usize]>,
+}
+
+/// What an executor tells the one who starts it.
+enum Started {
+    /// A shard is open.
+    Shard,
+    /// All are; the executor waits for its listener.
+    Ready,
+    Failed(StartError),
+}
+
+/// The running cores, seen from the thread that started them.
+pub struct Cluster {
+    /// The control core; it runs on the thread that owns this.
+    pub control: Control,
+    /// The memory ceiling in force.
+    pub ceiling: Ceiling,
+    /// Executors.
+    pub executors: usize,
+    directory: Arc<DataDirectory>,
+    listeners: Vec<Sender<Option<OwnedFd>>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Cluster {
+    /// Opens all shards of `directory`, in parallel; `progress` hears how many of how many are open.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing runs then.
+    pub fn open(
+        config: Arc<Config>,
+        directory: DataDirectory,
+        chosen: &Chosen,
+        mut progress: impl FnMut(u16, u16),
+    ) -> Result<Self, StartError> {
+        let shards = directory.format().shards;
+        let cores = machine::allowed_cores();
+        let executors = cores.len().min(usize::from(shards)).min(shards::mesh::CORES_MAX - 1);
+        let ceiling = Ceiling::compute(
+            &config,
+            Machine {
+                memory_bytes: machine::memory_bytes(),
+                cores: executors as u64,
+                shards: shards.into(),
+            },
+        )?;
+        let wakes: Vec<Wake> =
+            (0..=executors).map(|_| Wake::new()).collect::<io::Result<_>>()?;
+        let wakes: Arc<[Wake]> = wakes.into();
+        let shared = Arc::new(Shared::new(Arc::clone(&config), Arc::clone(&wakes)));
+        let pins = if cores.len() >= executors { cores.as_slice() } else { &[] };
+        let common = Common {
+            placement: Placement::even(directory.format().secret, shards),
+            directory: Arc::new(directory),
+            ceiling,
+            backend: chosen.backend,
+            executors,
+            pool: Pool::start(cores.len().div_ceil(8))?,
+            shared: Arc::clone(&shared),
+            pins: pins.into(),
+            config,
+        };
+        let (reports, reported) = channel();
+        let mut ports = mesh(executors + 1);
+        let control_port = ports.pop().expect("a mesh has a port for the control core");
+        let mut cluster = Self {
+            control: control(&common, control_port, &wakes),
+            ceiling,
+            executors,
+            directory: Arc::clone(&common.directory),
+            listeners: Vec::new(),
+            threads: Vec::new(),
+        };
+        for port in ports {
+            cluster.start_executor(&common, port, &reports)?;
+        }
+        drop(reports);
+        cluster.wait_until_open(&reported, shards, &mut progress)?;
+        Ok(cluster)
+    }
+
+    fn start_executor(
+        &mut self,
+        common: &Common,
+        port: Port,
+        reports: &Sender<Started>,
+    ) -> io::Result<()> {
+        let (listener, listeners) = channel();
+        let (common, reports) = (common.clone(), reports.clone());
+        let name = format!("core-{}", port.core());
+        let body = move || executor(&common, port, &reports, &listeners);
+        self.threads.push(threads::spawn(name, body)?);
+        self.listeners.push(listener);
+        Ok(())
+    }
+
+    fn wait_until_open(
+        &mut self,
+        reported: &Receiver<Started>,
+        shards: u16,
+        progress: &mut impl FnMut(u16, u16),
+    ) -> Result<(), StartError> {
+        let mut opened = 0;
+        let mut ready = 0;
+        while ready < self.executors {
+            match reported.recv() {
+                Ok(Started::Shard) => {
+                    opened += 1;
+                    progress(opened, shards);
+                }
+                Ok(Started::Ready) => ready += 1,
+                Ok(Started::Failed(error)) => return Err(error),
+                Err(_) => return Err(io::Error::other("a core ended while it started").into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The data directory.
+    pub fn directory(&self) -> &DataDirectory {
+        &self.directory
+    }
+
+    /// Lets every core listen on `address`; returns it with the port that was taken.
+    ///
+    /// # Errors
+    /// When it cannot be bound.
+    pub fn listen(&mut self, config: &Config, address: SocketAddr) -> io::Result<SocketAddr> {
+        let options = ListenerOptions {
+            backlog: i32::try_from(config.network.backlog).unwrap_or(i32::MAX),
+            user_timeout_ms: config.network.tcp_user_timeout_ms,
+        };
+        let first = bind_listener(address, options)?;
+        let address = local_address(&first)?;
+        let mut listeners = vec![first];
+        for _ in 1..self.executors {
+            listeners.push(bind_listener(address, options)?);
+        }
+        self.start(listeners.into_iter().map(Some))
+            .map_err(|()| io::Error::other("a core ended before it could listen"))?;
+        Ok(address)
+    }
+
+    /// Lets every core run without listening.
+    ///
+    /// # Errors
+    /// When a core has ended.
+    pub fn start_offline(&mut self) -> io::Result<()> {
+        self.start((0..self.executors).map(|_| None))
+            .map_err(|()| io::Error::other("a core ended before it could run"))
+    }
+
+    fn start(&mut self, listeners: impl Iterator<Item = Option<OwnedFd>>) -> Result<(), ()> {
+        for (core, listener) in self.listeners.iter().zip(listeners) {
+            core.send(listener).map_err(|_| ())?;
+        }
+        Ok(())
+    }
+
+    /// Ends all cores in order: answers out, connections closed, stores written down. `false` when
+    /// that took longer than `timeout_ms`.
+    pub fn end(mut self, timeout_ms: u64) -> bool {
+        let deadline_ms = clock::now().monotonic_ms + timeout_ms;
+        self.control.shared().advance(Phase::Draining);
+        loop {
+            self.control.advance_drain();
+            // Nobody waits for these any more.
+            drop(self.control.turn(10));
+            if self.threads.iter().all(JoinHandle::is_finished) {
+                break;
+            }
+            if clock::now().monotonic_ms > deadline_ms {
+                return false;
+            }
+        }
+        self.threads.drain(..).all(|thread| thread.join().is_ok())
+    }
+}
+
+fn home_config(common: &Common, core: CoreId) -> HomeConfig {
+    let (limits, subscriptions_max, auth_required) = settings::home_limits(&common.config);
+    HomeConfig {
+        core,
+        placement: common.placement.clone(),
+        limits,
+        subscriptions_max,
+        auth_required,
+        page_bytes_max: common.ceiling.pages_core_bytes as usize,
+        seed: entropy::seed(),
+    }
+}
+
+fn control(common: &Common, port: Port, wakes: &Arc<[Wake]>) -> Control {
+    let core = port.core();
+    let home = Home::new(home_config(common, core));
+    let post = Post::new(port, Arc::clone(wakes), common.executors);
+    let wake = wakes[usize::from(core)].clone();
+    Control::new(home, post, wake, Arc::clone(&common.shared))
+}
+
+/// The life of an executor thread.
+fn executor(
+    common: &Common,
+    port: Port,
+    reports: &Sender<Started>,
+    listeners: &Receiver<Option<OwnedFd>>,
+) {
+    let core = port.core();
+    if let Some(pin) = common.pins.get(usize::from(core)) {
+        machine::pin_thread(*pin);
+    }
+    let mut core_loop = match build(common, port, reports) {
+        Ok(built) => built,
+        Err(error) => {
+            let _ = reports.send(Started::Failed(error));
+            return;
+        }
+    };
+    if reports.send(Started::Ready).is_err() {
+        return;
+    }
+    let Ok(listener) = listeners.recv() else { return };
+    let listened = listener.map_or(Ok(()), |listener| core_loop.listen(listener));
+    if let Err(error) = listened.and_then(|()| core_loop.run()) {
+        fatal(core, &error);
+    }
+}
+
+/// The process ends without an answer to anyone.
+fn fatal(core: CoreId, error: &io::Error) -> ! {
+    crate::log::line(
+        crate::log::Level::Error,
+        &format!(
+            "core {core} cannot go on: {error}. The process ends now without another answer: every \
+             event whose OK a client has received is on disk, and nothing else was promised. Look \
+             at the disk before starting again."
+        ),
+    );
+    threads::end_process(1)
+}
+
+fn build(common: &Common, port: Port, reports: &Sender<Started>) -> Result<Core, StartError> {
+    let core = port.core();
+    let wakes = Arc::clone(common.shared.wakes());
+    let wake = wakes[usize::from(core)].clone();
+    let mut owned = Vec::new();
+    let mut places = Vec::new();
+    let shards = common.placement.shards();
+    for shard in (core..shards).step_by(common.executors) {
+        let (one, place) = open_shard(common, shard)
+            .map_err(|error| StartError::Store { shard, error })?;
+        owned.push(one);
+        places.push(place);
+        let _ = reports.send(Started::Shard);
+    }
+    let performer = Performer::new(places, common.pool.clone(), wake.clone());
+    let reactor = Reactor::new(common.backend, core.into(), wake)?;
+    let seed = entropy::seed();
+    let net_config = settings::first_conn_config(&common.config, &common.ceiling);
+    let verifier = Secp256k1Verifier::new(entropy::seed(), VERIFIER_KEYS_MAX);
+    let parts = CoreParts {
+        reactor,
+        post: Post::new(port, wakes, common.executors),
+        net: ConnCore::new(net_config, Box::new(verifier)),
+        admission: Admission::new(settings::admission(&common.config, common.executors), seed),
+        home: Home::new(home_config(common, core)),
+        owners: Owners::new(owned, performer),
+        shared: Arc::clone(&common.shared),
+        seed,
+    };
+    Ok(Core::new(parts, &common.config))
+}
+
+fn open_shard(common: &Common, shard: u16) -> Result<(Owned, Place), OpenError> {
+    let config = &common.config.store;
+    let secret: Secret = common.directory.format().secret;
+    let seed = entropy::seed();
+    let store_config = StoreConfig {
+        delta_bytes_max: common.ceiling.delta_shard_bytes as usize,
+        checkpoint_events: config.checkpoint_events as usize,
+        checkpoint_after_ms: config.checkpoint_interval_ms,
+        segment_bytes_max: config.segment_mib << 20,
+        hot_bytes_max: common.ceiling.hot_shard_bytes as usize,
+        ..StoreConfig::new(shard, secret, seed)
+    };
+    let log_dir = common.directory.log_directory(shard);
+    let index_dir = common.directory.index_directory(shard);
+    let map_bytes = map_bytes_for(common.directory.path(), common.placement.shards());
+    let index = LmdbIndex::open(&index_dir, secret, map_bytes)?;
+    let segments = FileSegments::open(&log_dir)?;
+    let mut effects = Vec::new();
+    let store = store::open(store_config, &index, &segments, clock::now(), &mut effects)?;
+    let reader_dir = log_dir.clone();
+    let place = Place {
+        log_dir,
+        segments: Arc::new(move || Box::new(FileSegments::reader(&reader_dir))),
+        index: Arc::new(index),
+        segment_bytes_max: u64::from(config.segment_mib) << 20,
+    };
+    let shard_config = ShardConfig {
+        cores: common.executors + 1,
+        limits: settings::limits(&common.config),
+        secret,
+        seed,
+        verify_slice: VERIFY_SLICE,
+        recent_ids_max: RECENT_IDS_MAX,
+    };
+    let verifier = Secp256k1Verifier::new(entropy::seed(), VERIFIER_KEYS_MAX);
+    let shard_state = Shard::new(shard_config, store, Box::new(verifier));
+    Ok((Owned { id: shard, shard: shard_state, effects }, place))
+}
+
+impl From<WorldError> for StartError {
+    fn from(error: WorldError) -> Self {
+        Self::System(io::Error::other(error))
+    }
+}
