@@ -1,0 +1,248 @@
+//! The rules of replacement and deletion against a naive relay, in every order, with decisions made
+//! over pending, durable, frozen and indexed events alike.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{Draft, Draws, World, author, config};
+use proto::nip::nip01::Slot;
+use proto::nip::nip09::{self, Target};
+use proto::{Event, Filter, Reason};
+use store::mem::{MemIndex, MemSegments};
+use store::replace::{Arrival, Verdict, decide};
+use store::{Index, Segments, StoreConfig};
+
+/// Hands an event to a store, as ingest does.
+fn submit<I: Index, S: Segments>(world: &mut World<I, S>, event: &Event) -> Result<(), Reason> {
+    let arrival = Arrival::of(&event.view(), &common::SECRET)?;
+    let answers = world.answers(arrival.keys());
+    let mut bodies = Vec::new();
+    let accepted = loop {
+        match decide(&arrival, &world.store.view(&answers), &bodies) {
+            Verdict::Refuse(reason) => return Err(reason),
+            Verdict::Accept(accepted) => break accepted,
+            Verdict::NeedBodies(needed) => {
+                assert!(bodies.is_empty(), "bodies are asked for once");
+                for (id, loc) in needed {
+                    bodies.push((id, store::Bodies::body(&world.segments, &loc).unwrap()));
+                }
+            }
+        }
+    };
+    world.put(event);
+    for (victim, why) in accepted.kills {
+        world.store.kill(victim, why);
+    }
+    for id in accepted.mark_ids {
+        world.store.mark_id(id, event.view().pubkey());
+    }
+    for (slot, until) in accepted.mark_slots {
+        world.store.mark_slot(slot, until);
+    }
+    Ok(())
+}
+
+/// The rules read off the NIPs over plain lists.
+#[derive(Default)]
+struct Naive {
+    stored: Vec<Event>,
+    deletions: Vec<Event>,
+}
+
+fn covers(deletion: &Event, event: &Event) -> bool {
+    let (deletion, event) = (deletion.view(), event.view());
+    let targets = nip09::targets(&deletion).unwrap();
+    targets.iter().any(|target| match target {
+        Target::Id(id) => *id == event.id() && nip09::may_delete(&deletion.pubkey(), &event),
+        Target::Slot(slot) => {
+            Slot::of(&event).as_ref() == Some(slot) && event.created_at() <= deletion.created_at()
+        }
+    })
+}
+
+impl Naive {
+    fn submit(&mut self, event: &Event) -> Result<(), Reason> {
+        if self.stored.contains(event) {
+            return Err(Reason::Duplicate);
+        }
+        if self.deletions.iter().any(|deletion| covers(deletion, event)) {
+            return Err(Reason::Deleted);
+        }
+        if let Some(slot) = Slot::of(&event.view()) {
+            let held = |have: &Event| Slot::of(&have.view()) == Some(slot.clone());
+            if let Some(at) = self.stored.iter().position(held) {
+                let (new, old) = (event.view(), self.stored[at].view());
+                let is_newer = new.created_at() > old.created_at()
+                    || (new.created_at() == old.created_at() && new.id() < old.id());
+                if !is_newer {
+                    return Err(Reason::DuplicateNewer);
+                }
+                self.stored.remove(at);
+            }
+        }
+        if event.view().kind() == nip09::KIND {
+            self.stored.retain(|have| !covers(event, have));
+            self.deletions.push(event.clone());
+        }
+        self.stored.push(event.clone());
+        Ok(())
+    }
+
+    fn sorted(&self) -> Vec<Event> {
+        let mut stored = self.stored.clone();
+        stored.sort_by_key(common::position);
+        stored
+    }
+}
+
+/// Events of few authors, slots and seconds, with deletions among them.
+fn pool(draws: &mut Draws, deletions_by_id: bool) -> Vec<Event> {
+    let mut pool: Vec<Event> = Vec::new();
+    for number in 0..12 + draws.below(12) {
+        let (writer, at) = (draws.below(3), 100 + draws.below(5) as u32);
+        let draft = match draws.below(8) {
+            0 => Draft::new(writer, 0, at),
+            1 => Draft::new(writer, 10_002, at),
+            2 | 3 => Draft::new(writer, 30_023, at).tag("d", &format!("d{}", draws.below(2))),
+            4 => Draft::new(writer, 1, at),
+            5 => Draft::new(100 + number, 1059, at).tag("p", &author(draws.below(3)).to_hex()),
+            6 => Draft::new(writer, 62, at),
+            _ => deletion(draws, writer, at, &pool, deletions_by_id),
+        };
+        pool.push(draft.content(draws.below(4)).pack());
+    }
+    pool
+}
+
+fn deletion(draws: &mut Draws, writer: u64, at: u32, pool: &[Event], by_id: bool) -> Draft {
+    let mut draft = Draft::new(writer, nip09::KIND, at);
+    for _ in 0..=draws.below(2) {
+        if by_id && !pool.is_empty() && draws.one_in(2) {
+            let victim = &pool[draws.below(pool.len() as u64) as usize];
+            draft = draft.tag("e", &victim.view().id().to_hex());
+        } else {
+            let key = author(if draws.one_in(4) { draws.below(3) } else { writer });
+            let coordinate = match draws.below(3) {
+                0 => format!("0:{key}:"),
+                1 => format!("10002:{key}:"),
+                _ => format!("30023:{key}:d{}", draws.below(2)),
+            };
+            draft = draft.tag("a", &coordinate);
+        }
+    }
+    draft
+}
+
+fn shuffled(events: &[Event], draws: &mut Draws) -> Vec<Event> {
+    let mut events = events.to_vec();
+    for at in (1..events.len()).rev() {
+        events.swap(at, draws.below(at as u64 + 1) as usize);
+    }
+    events
+}
+
+/// Submits events in order, the world doing its part at random moments; checks every step.
+fn run(events: &[Event], draws: &mut Draws) -> Vec<Event> {
+    let config = StoreConfig { checkpoint_events: 5, hot_bytes_max: 900, ..config() };
+    let mut world = World::open(config, MemIndex::new(common::SECRET), MemSegments::default());
+    let mut naive = Naive::default();
+    for event in events {
+        assert_eq!(submit(&mut world, event), naive.submit(event), "{event:?} of {events:?}");
+        match draws.below(6) {
+            0 => {}
+            1 => world.flush(),
+            2 => {
+                world.flush();
+                world.settle_without_checkpoints();
+            }
+            3 => {
+                world.commit();
+                world = world.restart();
+            }
+            _ => world.commit(),
+        }
+        if world.store.is_idle() {
+            assert_eq!(world.query(&Filter::default(), 7), naive.sorted());
+        }
+    }
+    world.commit();
+    let stored = world.query(&Filter::default(), 7);
+    assert_eq!(stored, naive.sorted());
+    check_invariants(&stored, &naive.deletions);
+    stored
+}
+
+fn check_invariants(stored: &[Event], deletions: &[Event]) {
+    for event in stored {
+        assert!(!deletions.iter().any(|deletion| covers(deletion, event)), "{event:?} is deleted");
+    }
+    let mut slots: Vec<Slot> = stored.iter().filter_map(|event| Slot::of(&event.view())).collect();
+    let count = slots.len();
+    slots.sort();
+    slots.dedup();
+    assert_eq!(slots.len(), count, "a slot is held twice");
+}
+
+#[test]
+fn every_verdict_is_the_naive_relays() {
+    for seed in 0..if cfg!(miri) { 2 } else { 400 } {
+        let mut draws = Draws(seed);
+        let events = pool(&mut draws, true);
+        let mut twice = events.clone();
+        twice.extend(events);
+        run(&shuffled(&twice, &mut draws), &mut draws);
+    }
+}
+
+#[test]
+fn without_deletions_by_id_the_order_does_not_matter() {
+    for seed in 0..if cfg!(miri) { 1 } else { 150 } {
+        let mut draws = Draws(seed);
+        let events = pool(&mut draws, false);
+        let first = run(&events, &mut draws);
+        for _ in 0..3 {
+            let order = shuffled(&events, &mut draws);
+            assert_eq!(run(&order, &mut draws), first, "order {order:?}");
+        }
+    }
+}
+
+#[test]
+fn the_table_of_orders_is_what_happens() {
+    let a = Draft::new(1, 0, 10).content("a").pack();
+    let b = Draft::new(1, 0, 20).content("b").pack();
+    let request = |victim: &Event| {
+        Draft::new(1, nip09::KIND, 30).tag("e", &victim.view().id().to_hex()).pack()
+    };
+    let (da, db) = (request(&a), request(&b));
+    let cases: [(&[&Event], &[&Event]); 9] = [
+        (&[&a, &b, &db], &[&db]),
+        (&[&b, &a, &db], &[&db]),
+        (&[&b, &db, &a], &[&db, &a]),
+        (&[&a, &db, &b], &[&db, &a]),
+        (&[&db, &a, &b], &[&db, &a]),
+        (&[&db, &b, &a], &[&db, &a]),
+        (&[&a, &b, &da], &[&da, &b]),
+        (&[&b, &da, &a], &[&da, &b]),
+        (&[&da, &a, &b], &[&da, &b]),
+    ];
+    for (order, expected) in cases {
+        let order: Vec<Event> = order.iter().map(|event| (*event).clone()).collect();
+        let mut expected: Vec<Event> = expected.iter().map(|event| (*event).clone()).collect();
+        expected.sort_by_key(common::position);
+        assert_eq!(run(&order, &mut Draws(1)), expected);
+    }
+}
+
+#[test]
+fn a_wrap_is_deleted_by_its_recipient_before_and_after_it_comes() {
+    let wrap = Draft::new(50, 1059, 10).tag("p", &author(2).to_hex()).pack();
+    let by = |who: u64| Draft::new(who, nip09::KIND, 5).tag("e", &wrap.view().id().to_hex()).pack();
+    for order in [[wrap.clone(), by(2)], [by(2), wrap.clone()]] {
+        assert_eq!(run(&order, &mut Draws(1)), [by(2)]);
+    }
+    let mut kept = vec![wrap.clone(), by(3)];
+    kept.sort_by_key(common::position);
+    assert_eq!(run(&[by(3), wrap.clone()], &mut Draws(1)), kept);
+    assert_eq!(run(&[wrap.clone(), by(3)], &mut Draws(1)), kept);
+}
