@@ -59,6 +59,14 @@ struct Entry {
     bucket: Bucket,
 }
 
+/// A counted connection; [`Admission::release`] takes it back.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Admitted(
+    /// Whom it is counted under: nobody while a trusted proxy has not named its client.
+    Option<IpAddr>,
+);
+
 /// Counts connections. Owned by the core that accepts; bounded to `open_max` plus 16,384 entries
 /// of 32 bytes, doubled by the map's growth.
 #[derive(Debug)]
@@ -66,7 +74,6 @@ pub struct Admission {
     config: AdmissionConfig,
     entries: SeededMap<Network, Entry>,
     open: usize,
-    proxies: TrustedProxies,
     crowded: Option<IpAddr>,
     has_warned: bool,
 }
@@ -75,8 +82,7 @@ impl Admission {
     /// Nobody is connected yet.
     pub fn new(config: AdmissionConfig, seed: SeededState) -> Self {
         let entries = SeededMap::with_hasher(seed);
-        let proxies = TrustedProxies::default();
-        Self { config, entries, open: 0, proxies, crowded: None, has_warned: false }
+        Self { config, entries, open: 0, crowded: None, has_warned: false }
     }
 
     /// Sets new limits; open connections stay.
@@ -89,27 +95,54 @@ impl Admission {
         self.open
     }
 
-    /// Sets the proxies whose connections are those of many clients. They count in total only;
-    /// when such a proxy has named its client ([`crate::ConnEvent::ClientAddress`]), the proxy is
-    /// released and the client admitted.
-    pub fn trust(&mut self, proxies: TrustedProxies) {
-        self.proxies = proxies;
-    }
-
-    /// Counts a new connection of `address`; [`Admission::release`] undoes it.
+    /// Counts a connection that was accepted from `peer`. Trusted proxies carry the connections of
+    /// many, so theirs count in total only, until [`Admission::rename`].
     ///
     /// # Errors
     /// [`Refusal`] says which limit; nothing is counted then.
-    pub fn admit(&mut self, now_ms: u64, address: IpAddr) -> Result<(), Refusal> {
+    pub fn admit(
+        &mut self,
+        now_ms: u64,
+        peer: IpAddr,
+        trusted: &TrustedProxies,
+    ) -> Result<Admitted, Refusal> {
         if self.open >= self.config.open_max {
             return Err(Refusal::CoreFull);
         }
-        let address = address.to_canonical();
-        if !self.proxies.contains(address) {
+        let peer = peer.to_canonical();
+        let counted = (!trusted.contains(peer)).then_some(peer);
+        if let Some(address) = counted {
             self.count(now_ms, address)?;
         }
         self.open += 1;
+        Ok(Admitted(counted))
+    }
+
+    /// Counts the connection under the client that a trusted proxy named
+    /// ([`crate::ConnEvent::ClientAddress`]).
+    ///
+    /// # Errors
+    /// [`Refusal`] says which limit; the connection is then counted as before, until it is released.
+    pub fn rename(
+        &mut self,
+        now_ms: u64,
+        admitted: &mut Admitted,
+        client: IpAddr,
+    ) -> Result<(), Refusal> {
+        let client = client.to_canonical();
+        self.count(now_ms, client)?;
+        if let Some(before) = admitted.0.replace(client) {
+            self.uncount(now_ms, before);
+        }
         Ok(())
+    }
+
+    /// The connection is gone.
+    pub fn release(&mut self, now_ms: u64, admitted: Admitted) {
+        self.open = self.open.saturating_sub(1);
+        if let Some(address) = admitted.0 {
+            self.uncount(now_ms, address);
+        }
     }
 
     fn count(&mut self, now_ms: u64, address: IpAddr) -> Result<(), Refusal> {
@@ -131,13 +164,10 @@ impl Admission {
         Ok(())
     }
 
-    /// A connection of `address` that was admitted is gone. One that was admitted before its
-    /// address became that of a trusted proxy, or ceased to be, is still taken off correctly or
-    /// not at all.
-    pub fn release(&mut self, now_ms: u64, address: IpAddr) {
-        self.open = self.open.saturating_sub(1);
+    fn uncount(&mut self, now_ms: u64, address: IpAddr) {
         let network = Network::of(address);
         let Some(entry) = self.entries.get_mut(&network) else { return };
+        debug_assert!(entry.open > 0, "a connection was released twice");
         entry.open = entry.open.saturating_sub(1);
         if entry.open == 0 && entry.bucket.is_full(self.config.new_per_address, now_ms) {
             self.entries.remove(&network);
@@ -178,28 +208,35 @@ mod tests {
         text.parse().unwrap()
     }
 
+    impl Admission {
+        fn enter(&mut self, now_ms: u64, address: IpAddr) -> Result<Admitted, Refusal> {
+            self.admit(now_ms, address, &TrustedProxies::default())
+        }
+    }
+
     #[test]
     fn an_address_has_a_hundred_connections_and_a_burst_of_fifty() {
         let mut admission = admission(AdmissionConfig::default());
         let client = address("192.0.2.1");
         let mut now_ms = 0;
         for _ in 0..50 {
-            assert!(admission.admit(now_ms, client).is_ok());
+            assert!(admission.enter(now_ms, client).is_ok());
         }
-        assert_eq!(admission.admit(now_ms, client), Err(Refusal::AddressRate));
-        assert!(admission.admit(now_ms, address("192.0.2.2")).is_ok(), "others come in");
+        assert_eq!(admission.enter(now_ms, client), Err(Refusal::AddressRate));
+        assert!(admission.enter(now_ms, address("192.0.2.2")).is_ok(), "others come in");
+        let mut last = None;
         for _ in 50..100 {
             now_ms += 200;
-            assert!(admission.admit(now_ms, client).is_ok());
+            last = Some(admission.enter(now_ms, client).unwrap());
         }
         assert_eq!(admission.take_warning(), None);
         now_ms += 10_000;
-        assert_eq!(admission.admit(now_ms, client), Err(Refusal::AddressFull));
+        assert_eq!(admission.enter(now_ms, client), Err(Refusal::AddressFull));
         assert_eq!(admission.take_warning(), Some(client));
-        assert_eq!(admission.admit(now_ms, client), Err(Refusal::AddressFull));
+        assert_eq!(admission.enter(now_ms, client), Err(Refusal::AddressFull));
         assert_eq!(admission.take_warning(), None, "one warning is enough");
-        admission.release(now_ms, client);
-        assert!(admission.admit(now_ms, client).is_ok());
+        admission.release(now_ms, last.unwrap());
+        assert!(admission.enter(now_ms, client).is_ok());
         assert_eq!(admission.open(), 101);
     }
 
@@ -207,12 +244,12 @@ mod tests {
     fn one_slash_64_is_one_client_and_mapped_addresses_are_version_4() {
         let config = AdmissionConfig { open_per_address_max: 1, ..AdmissionConfig::default() };
         let mut admission = admission(config);
-        assert!(admission.admit(0, address("2001:db8:1:2::1")).is_ok());
+        assert!(admission.enter(0, address("2001:db8:1:2::1")).is_ok());
         let same = address("2001:db8:1:2:ffff::9");
-        assert_eq!(admission.admit(0, same), Err(Refusal::AddressFull));
-        assert!(admission.admit(0, address("2001:db8:1:3::1")).is_ok());
-        assert!(admission.admit(0, address("::ffff:192.0.2.1")).is_ok());
-        assert_eq!(admission.admit(0, address("192.0.2.1")), Err(Refusal::AddressFull));
+        assert_eq!(admission.enter(0, same), Err(Refusal::AddressFull));
+        assert!(admission.enter(0, address("2001:db8:1:3::1")).is_ok());
+        assert!(admission.enter(0, address("::ffff:192.0.2.1")).is_ok());
+        assert_eq!(admission.enter(0, address("192.0.2.1")), Err(Refusal::AddressFull));
     }
 
     #[test]
@@ -224,30 +261,33 @@ mod tests {
         };
         let mut admission = admission(config);
         let client = address("192.0.2.1");
-        assert!((0..1_000).all(|_| admission.admit(0, client).is_ok()));
-        assert_eq!(admission.admit(0, client), Err(Refusal::CoreFull));
-        admission.release(0, client);
-        assert!(admission.admit(0, client).is_ok());
+        let mut open: Vec<Admitted> =
+            (0..1_000).map(|_| admission.enter(0, client).unwrap()).collect();
+        assert_eq!(admission.enter(0, client), Err(Refusal::CoreFull));
+        admission.release(0, open.pop().unwrap());
+        assert!(admission.enter(0, client).is_ok());
     }
 
     #[test]
     fn a_proxy_has_no_limit_but_its_clients_have() {
         let config = AdmissionConfig { open_per_address_max: 1, ..AdmissionConfig::default() };
         let mut admission = admission(config);
+        let trusted = TrustedProxies(vec!["10.0.0.0/8".parse().unwrap()]);
         let proxy = address("::ffff:10.0.0.1");
-        let client = address("192.0.2.1");
-        admission.trust(TrustedProxies(vec!["10.0.0.0/8".parse().unwrap()]));
-        for _ in 0..1_000 {
-            assert_eq!(admission.admit(0, proxy), Ok(()));
-        }
+        let mut enter = || admission.admit(0, proxy, &trusted).unwrap();
+        let (mut first, mut second, third) = (enter(), enter(), enter());
         assert_eq!(admission.entries.len(), 0, "nobody is counted by address yet");
-        admission.release(0, proxy);
-        assert_eq!(admission.admit(0, client), Ok(()), "the proxy has named it");
-        admission.release(0, proxy);
-        assert_eq!(admission.admit(0, client), Err(Refusal::AddressFull));
-        assert_eq!(admission.open(), 999);
-        admission.release(60_000, client);
-        assert_eq!((admission.open(), admission.entries.len()), (998, 0));
+        let client = address("192.0.2.1");
+        assert_eq!(admission.rename(0, &mut first, client), Ok(()));
+        let refused = admission.rename(0, &mut second, client);
+        assert_eq!(refused, Err(Refusal::AddressFull));
+        assert_eq!(admission.open(), 3);
+        assert_eq!(admission.rename(0, &mut first, address("192.0.2.2")), Ok(()));
+        assert_eq!(admission.rename(0, &mut second, client), Ok(()), "the first has moved");
+        for admitted in [first, second, third] {
+            admission.release(60_000, admitted);
+        }
+        assert_eq!((admission.open(), admission.entries.len()), (0, 0));
     }
 
     #[test]
@@ -255,11 +295,11 @@ mod tests {
         let config = AdmissionConfig { open_max: 10, ..AdmissionConfig::default() };
         let mut admission = admission(config);
         let kept = address("192.0.2.1");
-        assert_eq!(admission.admit(0, kept), Ok(()));
+        let _open = admission.enter(0, kept).unwrap();
         for network in 0..100_000u128 {
             let client = IpAddr::V6((0x2001_0db8_u128 << 96 | network << 64).into());
-            assert_eq!(admission.admit(1, client), Ok(()));
-            admission.release(1, client);
+            let admitted = admission.enter(1, client).unwrap();
+            admission.release(1, admitted);
             assert!(admission.entries.len() <= 10 + QUIET_ADDRESSES_MAX);
         }
         assert_eq!(admission.open(), 1);
@@ -270,11 +310,11 @@ mod tests {
     fn a_recovered_address_is_forgotten() {
         let mut admission = admission(AdmissionConfig::default());
         let client = address("192.0.2.1");
-        assert_eq!(admission.admit(0, client), Ok(()));
-        admission.release(199, client);
+        let admitted = admission.enter(0, client).unwrap();
+        admission.release(199, admitted);
         assert_eq!(admission.entries.len(), 1, "its rate is remembered");
-        assert_eq!(admission.admit(400, client), Ok(()));
-        admission.release(600, client);
+        let admitted = admission.enter(400, client).unwrap();
+        admission.release(600, admitted);
         assert_eq!(admission.entries.len(), 0);
     }
 }

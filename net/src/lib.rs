@@ -31,7 +31,7 @@ pub mod rate;
 pub mod skim;
 pub mod ws;
 
-pub use admission::{Admission, AdmissionConfig};
+pub use admission::{Admission, AdmissionConfig, Admitted};
 pub use config::{ConnConfig, Rates, Timeouts};
 pub use conn::{Conn, ConnCore, ConnEvent, Teardown};
 pub use counters::{CloseCause, NetCounters, Refusal};
