@@ -10,6 +10,9 @@ use shards::message::{Client, ToHome, ToShard};
 use std::hint::black_box;
 use std::sync::Arc;
 
+/// The filter of the subscription in a slot.
+type DrawFilter = Box<dyn Fn(u32) -> Filter>;
+
 fn home() -> Home {
     let secret = Secret([1; 16]);
     Home::new(HomeConfig {
@@ -53,7 +56,7 @@ fn fanout(c: &mut Criterion) {
             .content("a note of ordinary length, as people write them all day long"),
     );
     let mut group = c.benchmark_group("fanout");
-    let cases: [(&str, Box<dyn Fn(u32) -> Filter>); 3] = [
+    let cases: [(&str, DrawFilter); 3] = [
         (
             "1000 subscriptions of one kind, all match",
             Box::new(|_| Filter { kinds: Some(vec![1]), ..Filter::default() }),
