@@ -40,7 +40,8 @@ pub enum Pushed {
     OverSoft,
     /// Not queued: the backlog is over the hard limit, and the connection is closed.
     OverHard,
-    /// Not queued: the connection was closing already.
+    /// The connection is closing: it was before, and nothing was queued, or it began to with this
+    /// very answer. [`crate::Conn::close_cause`] says why.
     Closed,
 }
 
