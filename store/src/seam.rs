@@ -152,6 +152,38 @@ pub trait Index {
     fn sketched(&self, visit: &mut dyn FnMut(Sketched)) -> Result<(), WorldError>;
 }
 
+/// An index that several owners share.
+impl<I: Index + ?Sized> Index for &I {
+    fn applied(&self) -> Result<Seq, WorldError> {
+        (**self).applied()
+    }
+
+    fn scan(&self, request: &ScanRequest) -> Result<IndexPage, WorldError> {
+        (**self).scan(request)
+    }
+
+    fn lookup(&self, keys: &[LookupKey]) -> Result<Vec<Found>, WorldError> {
+        (**self).lookup(keys)
+    }
+
+    fn expired(
+        &self,
+        unix_s: u64,
+        after: Option<(u64, Seq)>,
+        rows_max: u32,
+    ) -> Result<Vec<IndexRow>, WorldError> {
+        (**self).expired(unix_s, after, rows_max)
+    }
+
+    fn checkpoint(&self, generation: &Generation, bodies: &dyn Bodies) -> Result<Seq, WorldError> {
+        (**self).checkpoint(generation, bodies)
+    }
+
+    fn sketched(&self, visit: &mut dyn FnMut(Sketched)) -> Result<(), WorldError> {
+        (**self).sketched(visit)
+    }
+}
+
 /// Performs any effect of a store by blocking, and says what the store is to be told.
 pub fn perform<S: Segments>(index: &dyn Index, segments: &S, effect: StoreEffect) -> StoreInput {
     match effect {
