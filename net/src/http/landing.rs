@@ -39,7 +39,9 @@ pub fn render(document: &RelayDocument, public_url: Option<&str>) -> String {
     page += "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">\
         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>";
     escape(name, &mut page);
-    page += "</title><style>";
+    page += "</title>";
+    write_favicon(document.icon.as_deref(), &mut page);
+    page += "<style>";
     page += STYLE;
     page += "</style></head><body><main>";
     write_image("banner", document.banner.as_deref(), &mut page);
@@ -90,6 +92,13 @@ fn write_image(class: &str, url: Option<&str>, page: &mut String) {
     *page += class;
     *page += "\" alt=\"\" src=\"";
     escape(url, page);
+    *page += "\">";
+}
+
+/// Without an icon of its own the page names an empty one, or browsers would ask for a file.
+fn write_favicon(icon: Option<&str>, page: &mut String) {
+    *page += "<link rel=\"icon\" href=\"";
+    escape(icon.filter(|url| is_link(url)).unwrap_or("data:,"), page);
     *page += "\">";
 }
 
@@ -159,8 +168,10 @@ fn limit_rows(document: &RelayDocument) -> Vec<Row> {
         ("Events per query", limits.max_limit, " at most"),
         ("Without a limit", limits.default_limit, " events"),
         ("Proof of work", limits.min_pow_difficulty.filter(|bits| *bits > 0), " bits"),
-        ("Oldest event", limits.created_at_lower_limit, " seconds ago"),
-        ("Newest event", limits.created_at_upper_limit, " seconds ahead"),
+    ];
+    let times = [
+        ("Oldest event", limits.created_at_lower_limit, " ago"),
+        ("Newest event", limits.created_at_upper_limit, " ahead"),
     ];
     let flags = [
         ("Authentication", limits.auth_required, "required (NIP-42)"),
@@ -174,7 +185,10 @@ fn limit_rows(document: &RelayDocument) -> Vec<Row> {
         .into_iter()
         .filter(|(_, flag, _)| *flag == Some(true))
         .map(|(name, _, text)| (name, text.to_owned()));
-    numbers.chain(flags).collect()
+    let times = times
+        .into_iter()
+        .filter_map(|(name, value, unit)| Some((name, format!("{}{unit}", duration(value?)))));
+    numbers.chain(times).chain(flags).collect()
 }
 
 /// Digits in groups of three, for people.
@@ -188,6 +202,15 @@ fn grouped(number: u64) -> String {
         out.push(digit);
     }
     out
+}
+
+/// Seconds in the largest unit that divides them.
+fn duration(seconds: u64) -> String {
+    let units = [(86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")];
+    let divides = |(length, _): &(u64, &str)| seconds >= *length && seconds.is_multiple_of(*length);
+    let (length, name) = units.into_iter().find(divides).unwrap_or((1, "second"));
+    let count = seconds / length;
+    format!("{} {name}{}", grouped(count), if count == 1 { "" } else { "s" })
 }
 
 fn fee_rows(document: &RelayDocument) -> Vec<Row> {
@@ -205,10 +228,7 @@ fn fee_rows(document: &RelayDocument) -> Vec<Row> {
 fn fee_text(fee: &Fee) -> String {
     let mut text = format!("{} {}", grouped(fee.amount), fee.unit);
     if let Some(period_s) = fee.period {
-        text += &match (period_s / 86_400, period_s % 86_400) {
-            (days, 0) if days > 0 => format!(" for {days} days"),
-            _ => format!(" for {} seconds", grouped(period_s)),
-        };
+        text += &format!(" for {}", duration(period_s));
     }
     if !fee.kinds.is_empty() {
         let kinds: Vec<String> = fee.kinds.iter().map(u16::to_string).collect();
@@ -282,6 +302,20 @@ mod tests {
         assert!(!page.contains("href=\"javascript"), "{page}");
         assert!(!page.contains("src=\"javascript"), "{page}");
         assert_eq!(page.matches("&lt;script&gt;").count(), 11);
+    }
+
+    #[test]
+    fn durations_are_in_their_largest_unit() {
+        for (seconds, text) in [
+            (94_608_000, "1,095 days"),
+            (86_400, "1 day"),
+            (7_200, "2 hours"),
+            (900, "15 minutes"),
+            (61, "61 seconds"),
+            (0, "0 seconds"),
+        ] {
+            assert_eq!(duration(seconds), text);
+        }
     }
 
     #[test]
