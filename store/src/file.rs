@@ -7,6 +7,11 @@
 //!
 //! With the feature `skip-sync` every sync here does nothing. It is fault injection: the control of
 //! the durability test, which must fail with it. Never build a relay for use with it.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "one of the two modules of this crate that touch the kernel"
+)]
 
 use crate::effect::{Seq, WorldError};
 use crate::seam::{SegmentEntry, Segments};
@@ -193,7 +198,7 @@ fn read_full(file: &File, offset: u64, into: &mut [u8]) -> io::Result<usize> {
 }
 
 fn write_zeros(file: &File, from: u64, to: u64) -> io::Result<()> {
-    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     let mut at = from;
     while at < to {
         let count = (to - at).min(ZEROS.len() as u64);

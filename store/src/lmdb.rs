@@ -15,7 +15,15 @@
 //!
 //! A new index is made in a temporary directory and renamed, because a torn first write of LMDB's
 //! two meta pages would leave a file that cannot be opened.
-#![allow(unsafe_code)]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "one of the two modules of this crate that touch the kernel"
+)]
+#![allow(
+    unsafe_code,
+    reason = "opening and resizing a memory map; each block says why it is sound"
+)]
 
 use crate::delta::Generation;
 use crate::effect::{Found, IndexPage, IndexRow, LookupKey, ScanRequest, Seq, WorldError};

@@ -6,6 +6,7 @@
 
 use crate::delta::{DeltaPage, DeltaScan, Generation};
 use crate::effect::{IndexPage, IndexRow, Position, ScanRequest, Seq};
+use crate::key::{id4, tie_end};
 
 /// What a page is made for.
 #[derive(Clone, Copy, Debug)]
@@ -59,5 +60,16 @@ pub fn merge(
     // Both sides are sorted already, which the sort detects and merges in linear time.
     rows.sort_by_key(|row| (row.position, row.seq));
     rows.dedup_by_key(|row| row.seq);
+    let complete_to = cut(&mut rows, scan.rows_max).or(complete_to);
     Merged { rows, complete_to, scanned }
+}
+
+/// Cuts a page that several sources filled back to its size, never inside a tie; returns where.
+fn cut(rows: &mut Vec<IndexRow>, rows_max: usize) -> Option<Position> {
+    let last = rows.get(rows_max - 1)?.position;
+    let end = tie_end(last.created_at, id4(&last.id));
+    let kept = rows.partition_point(|row| row.position <= end);
+    let is_cut = kept < rows.len();
+    rows.truncate(kept);
+    is_cut.then_some(end)
 }

@@ -7,6 +7,9 @@
 //! lost, and the store refuses to open and names their range. Rot in the very last batch cannot be
 //! told from a tear; nothing can.
 //!
+//! The search for what follows a bad batch cannot be misled by what clients wrote: an event's text
+//! holds no zero byte, and the length field of every batch that fits a segment has one.
+//!
 //! The last segment is cut at its verified length and synced before anyone sees its events (a
 //! killed process may have left bytes that no sync ever covered), and nobody writes to it again.
 

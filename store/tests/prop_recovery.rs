@@ -265,7 +265,7 @@ fn lives(seed: u64, skip_sync: bool) -> usize {
 
 #[test]
 fn nothing_acknowledged_is_lost_in_any_power_cut() {
-    for seed in 0..if cfg!(miri) { 1 } else { 60 } {
+    for seed in 0..if cfg!(miri) { 1 } else { 300 } {
         assert_eq!(lives(seed, false), 0, "seed {seed}");
     }
 }

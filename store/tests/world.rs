@@ -1,5 +1,6 @@
 //! The real files: LMDB's map, segment files, the data directory.
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, reason = "tests of real files and threads")]
 #![cfg(not(miri))]
 
 mod common;
