@@ -70,7 +70,7 @@ struct Writing {
 }
 
 /// The segments of one shard. An instance belongs to one thread: the writer's owns the file being
-/// written, the others read. Bounded by [`READ_FILES_MAX`] open files.
+/// written, the others read. Bounded by 16 open files.
 #[derive(Debug)]
 pub struct FileSegments {
     directory: PathBuf,

@@ -7,7 +7,7 @@
 //!
 //! Entry type: [`Store`], a state machine that never blocks. It emits [`StoreEffect`]s; the engine
 //! (real files, LMDB, threads) or a simulator (memory, faults) performs them through the seams
-//! [`Segments`] and [`Index`] and feeds [`StoreInput`]s back. Only [`file`] and [`lmdb`] touch the
+//! [`Segments`] and [`Index`] and feeds [`StoreInput`]s back. Only [`mod@file`] and [`lmdb`] touch the
 //! kernel.
 //!
 //! The way of an event: [`replace::decide`] turns it into effects ([`Store::put`], [`Store::kill`],

@@ -9,7 +9,7 @@
 //! twice the free disk, shared among the shards, within fixed bounds, so that a full map is a rare
 //! event (the disk has grown since the start). Then the checkpoint's transaction is dropped, the
 //! map is doubled, and the checkpoint runs again. LMDB allows that only while no transaction is
-//! open in the process, so every page holds [`LmdbIndex::growth`] shared and growth takes it alone:
+//! open in the process, so every page holds the lock `growth` shared and growth takes it alone:
 //! uncontended but for that moment, when a reader waits for the remapping and for pages already in
 //! flight, which are bounded in rows.
 //!

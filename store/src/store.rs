@@ -2,8 +2,8 @@
 
 use crate::delta::Generation;
 use crate::effect::{
-    Checkpoint, Found, IndexRow, Loc, LookupKey, Position, ScanRequest, Seq, StoreEffect,
-    StoreInput, Token, WorldError,
+    Checkpoint, Found, IndexRow, Loc, LookupKey, ScanRequest, Seq, StoreEffect, StoreInput, Token,
+    WorldError,
 };
 use crate::key::{EventKeys, SKETCHED_BIT};
 use crate::log::{Log, LogStart};
@@ -15,158 +15,22 @@ use crate::sketch::Sketch;
 use crate::view::{Answers, Holder, Known, Pin, Retired, View};
 use pending::Pending;
 use proto::nip::nip01::{Slot, SlotKey};
-use proto::{Event, EventId, Now, PublicKey, Secret, SeededMap, SeededState};
+use proto::{Event, EventId, Now, PublicKey, Secret, SeededMap};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+mod config;
 mod hot;
+mod output;
 mod pending;
+
+pub use config::StoreConfig;
+pub use output::{Row, StoreOutput, StoreStats};
 
 /// Expired events that one batch removes at most.
 const EXPIRY_KILLS_MAX: u32 = 256;
 /// Pause between two looks for expired events when the last one found none.
 const EXPIRY_INTERVAL_MS: u64 = 10_000;
-
-/// Bounds and secrets of one shard's store.
-#[derive(Clone, Debug)]
-pub struct StoreConfig {
-    /// The shard's number, written into segment headers.
-    pub shard: u16,
-    /// Bytes of the delta (open, frozen and retired generations) past which writes are refused.
-    pub delta_bytes_max: usize,
-    /// Events of the open generation that start a checkpoint.
-    pub checkpoint_events: usize,
-    /// Age of the open generation that starts a checkpoint.
-    pub checkpoint_after_ms: u64,
-    /// Greatest length of a log segment.
-    pub segment_bytes_max: u32,
-    /// Bytes of the open batch past which writes are refused.
-    pub batch_bytes_max: usize,
-    /// Bytes of recent bodies kept in memory.
-    pub hot_bytes_max: usize,
-    /// Bytes of the sketch, past which it answers "maybe" to everything.
-    pub sketch_bytes_max: usize,
-    /// Keys the hashes in the index.
-    pub secret: Secret,
-    /// Seeds the maps in memory.
-    pub seed: SeededState,
-}
-
-impl StoreConfig {
-    /// The defaults, for a directory's secret and a process's seed.
-    pub fn new(shard: u16, secret: Secret, seed: SeededState) -> Self {
-        Self {
-            shard,
-            delta_bytes_max: 64 << 20,
-            checkpoint_events: 65_536,
-            checkpoint_after_ms: 300_000,
-            segment_bytes_max: 64 << 20,
-            batch_bytes_max: 4 << 20,
-            hot_bytes_max: 16 << 20,
-            sketch_bytes_max: 64 << 20,
-            secret,
-            seed,
-        }
-    }
-}
-
-/// A visible stored event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
-    /// Where it stands in the answer.
-    pub position: Position,
-    /// Its sequence.
-    pub seq: Seq,
-    /// Its place.
-    pub loc: Loc,
-    /// Its body when that is in memory; else it is to be fetched.
-    pub event: Option<Event>,
-}
-
-/// What the store tells the shard.
-#[derive(Clone, Debug)]
-pub enum StoreOutput {
-    /// Events that became durable, in order. One that the same batch killed is among them, because
-    /// its publisher waits for the answer; [`Store::is_visible`] tells it from one that readers may see.
-    Durable {
-        /// The new durable horizon.
-        through: Seq,
-        /// The events.
-        puts: Vec<(Seq, Event)>,
-    },
-    /// The index answered a lookup.
-    Looked {
-        /// Which.
-        token: Token,
-        /// What.
-        answers: Answers,
-    },
-    /// A page of visible rows in order: dead, expired and `seq > horizon` dropped.
-    Rows {
-        /// Which scan.
-        token: Token,
-        /// The rows.
-        rows: Vec<Row>,
-        /// Every visible row at or before this position is in `rows` or was answered earlier;
-        /// `None` when nothing is left.
-        complete_to: Option<Position>,
-        /// Rows that were looked at.
-        scanned: u32,
-    },
-    /// Bodies in the order asked for; `None` where the bytes are damaged.
-    Fetched {
-        /// Which fetch.
-        token: Token,
-        /// The bodies.
-        bodies: Vec<Option<Event>>,
-    },
-    /// A read failed: that request is answered with `error:`, the store goes on.
-    Failed {
-        /// Which read.
-        token: Token,
-        /// Why.
-        error: WorldError,
-    },
-    /// A write, a sync or a commit failed: the process must end without answering anyone.
-    Fatal(WorldError),
-}
-
-/// Counters and gauges.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StoreStats {
-    /// Events put.
-    pub puts: u64,
-    /// Events replaced by a newer version.
-    pub replaced: u64,
-    /// Events deleted by request.
-    pub deleted: u64,
-    /// Events removed because they expired.
-    pub expired: u64,
-    /// Events removed by the operator.
-    pub removed: u64,
-    /// Log batches made durable.
-    pub batches: u64,
-    /// Log bytes made durable.
-    pub log_bytes: u64,
-    /// Checkpoints completed.
-    pub checkpoints: u64,
-    /// Reads that failed.
-    pub reads_failed: u64,
-    /// Bytes of the delta.
-    pub delta_bytes: usize,
-    /// Events of the delta.
-    pub delta_events: usize,
-    /// Bytes of bodies in memory.
-    pub hot_bytes: usize,
-    /// Bytes of the sketch.
-    pub sketch_bytes: usize,
-    /// Sequences appended.
-    pub appended: Seq,
-    /// Sequences durable.
-    pub durable: Seq,
-    /// Sequences in the index.
-    pub applied: Seq,
-}
 
 /// A read that has not been answered.
 #[derive(Debug)]

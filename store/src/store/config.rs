@@ -1,0 +1,46 @@
+//! Bounds and secrets of one shard's store.
+
+use proto::{Secret, SeededState};
+
+/// Bounds and secrets of one shard's store.
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// The shard's number, written into segment headers.
+    pub shard: u16,
+    /// Bytes of the delta (open, frozen and retired generations) past which writes are refused.
+    pub delta_bytes_max: usize,
+    /// Events of the open generation that start a checkpoint.
+    pub checkpoint_events: usize,
+    /// Age of the open generation that starts a checkpoint.
+    pub checkpoint_after_ms: u64,
+    /// Greatest length of a log segment.
+    pub segment_bytes_max: u32,
+    /// Bytes of the open batch past which writes are refused.
+    pub batch_bytes_max: usize,
+    /// Bytes of recent bodies kept in memory.
+    pub hot_bytes_max: usize,
+    /// Bytes of the sketch, past which it answers "maybe" to everything.
+    pub sketch_bytes_max: usize,
+    /// Keys the hashes in the index.
+    pub secret: Secret,
+    /// Seeds the maps in memory.
+    pub seed: SeededState,
+}
+
+impl StoreConfig {
+    /// The defaults, for a directory's secret and a process's seed.
+    pub fn new(shard: u16, secret: Secret, seed: SeededState) -> Self {
+        Self {
+            shard,
+            delta_bytes_max: 64 << 20,
+            checkpoint_events: 65_536,
+            checkpoint_after_ms: 300_000,
+            segment_bytes_max: 64 << 20,
+            batch_bytes_max: 4 << 20,
+            hot_bytes_max: 16 << 20,
+            sketch_bytes_max: 64 << 20,
+            secret,
+            seed,
+        }
+    }
+}
