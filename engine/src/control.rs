@@ -49,9 +49,12 @@ impl Control {
         &self.wake
     }
 
-    /// Gives the home something to do.
-    pub fn step(&mut self, now: Now, input: HomeInput) {
+    /// Gives the home something to do. `true`: a client was parked, and gives nothing more before
+    /// its [`Reply::Unpark`].
+    pub fn step(&mut self, now: Now, input: HomeInput) -> bool {
+        let before = self.effects.replies.len();
         self.home.step(now, input, &mut self.effects);
+        self.effects.replies[before..].iter().any(|reply| matches!(reply, Reply::Park(_)))
     }
 
     /// Exchanges messages, first waiting up to `timeout_ms` if there are none, and returns what the

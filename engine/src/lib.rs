@@ -4,6 +4,7 @@
 //! is in the wrong crate.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod admin;
 pub mod cli;
 pub mod cluster;
 pub mod config;
@@ -12,6 +13,7 @@ pub mod core_loop;
 pub mod effects;
 pub mod log;
 pub mod metrics;
+pub mod ops;
 pub mod post;
 pub mod runtime;
 pub mod settings;

@@ -7,7 +7,9 @@
 )]
 
 mod config_command;
+mod import;
 mod offline;
+mod read;
 mod run;
 
 use crate::config::{self, Config, Source};
@@ -17,6 +19,9 @@ use clap::{Args, Parser, Subcommand};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+/// Name of the admin socket within the data directory.
+const ADMIN_SOCKET: &str = "admin.sock";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -69,6 +74,14 @@ struct Global {
 enum Command {
     /// Serve
     Run,
+    /// Take in events from JSON lines
+    Import(import::Import),
+    /// Write events as JSON lines
+    Export(read::Export),
+    /// Write the events that match a filter
+    Scan(read::Scan),
+    /// Say what the store holds
+    Info(read::Info),
     /// Look at the configuration
     #[command(subcommand)]
     Config(config_command::ConfigCommand),
@@ -133,6 +146,10 @@ fn dispatch(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Config(command) => config_command::run(&cli.global, command),
         Command::Run => run::run(&cli.global),
+        Command::Import(command) => import::run(&cli.global, command),
+        Command::Export(command) => read::export(&cli.global, command),
+        Command::Scan(command) => read::scan(&cli.global, command),
+        Command::Info(command) => read::info(&cli.global, command),
     }
 }
 

@@ -2,14 +2,18 @@
 
 use super::offline::{choose_runtime, open_cluster, open_directory};
 use super::{Failure, Global, Outcome, configure};
+use crate::admin;
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::log::{self, Level};
+use crate::ops::Ops;
+use crate::runtime::local;
 use crate::runtime::signals::{self, Asked};
 use anyhow::Context;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 
 /// How long the control core sleeps when nothing happens.
 const IDLE_MS: u64 = 1_000;
@@ -23,12 +27,17 @@ pub(super) fn run(global: &Global) -> Outcome {
     }
     let mut cluster = open_cluster(&config, directory, &chosen)?;
     let asked = signals::listen(cluster.control.wake().clone()).context("signal handlers")?;
+    let socket = cluster.directory().path().join(super::ADMIN_SOCKET);
+    let requests = local::listen(&socket, cluster.control.wake().clone())
+        .with_context(|| format!("admin socket {}", socket.display()))?;
     announce(&config, &cluster, &chosen.line)?;
     let address: SocketAddr = config.network.listen.parse().context("network.listen")?;
     let address = cluster.listen(&config, address)?;
     say(&format!("listening ws://{address}"))?;
     log::line(Level::Info, &format!("serving on ws://{address}"));
-    serve(global, &config, &mut cluster, &asked);
+    let service = Service { global, runtime: &chosen.line, asked: &asked, requests };
+    service.serve(&config, &mut cluster);
+    let _ = std::fs::remove_file(&socket);
     log::line(Level::Info, "ending: answers go out, connections close, stores are written down");
     if !cluster.end(config.network.shutdown_timeout_ms) {
         return Err(Failure::Failed(anyhow::anyhow!(
@@ -73,14 +82,43 @@ fn announce(config: &Config, cluster: &Cluster, runtime: &str) -> Outcome {
     Ok(())
 }
 
-/// Until somebody asks for the end.
-fn serve(global: &Global, config: &Arc<Config>, cluster: &mut Cluster, asked: &Asked) {
-    let mut current = Arc::clone(config);
-    while !asked.to_end() {
-        if asked.to_reload() {
-            current = reload(global, current, cluster);
+/// What the control core looks after while the others serve.
+struct Service<'a> {
+    global: &'a Global,
+    runtime: &'a str,
+    asked: &'a Asked,
+    requests: Receiver<local::Request>,
+}
+
+impl Service<'_> {
+    /// Until somebody asks for the end.
+    fn serve(&self, config: &Arc<Config>, cluster: &mut Cluster) {
+        let mut current = Arc::clone(config);
+        while !self.asked.to_end() {
+            if self.asked.to_reload() {
+                current = reload(self.global, current, cluster);
+            }
+            match self.requests.try_recv() {
+                Ok(request) => self.answer(request, &current, cluster),
+                Err(_) => drop(cluster.control.turn(IDLE_MS)),
+            }
         }
-        drop(cluster.control.turn(IDLE_MS));
+    }
+
+    fn answer(&self, request: local::Request, config: &Config, cluster: &mut Cluster) {
+        let should_stop = || self.asked.to_end();
+        let line = request.line.clone();
+        let mut out = std::io::BufWriter::with_capacity(1 << 16, request.answer(&should_stop));
+        let limits = admin::operator_limits(config);
+        let process = admin::Process { runtime: Some(self.runtime), limits: &limits };
+        // A command that is gone, or was cut off, needs no answer.
+        let _ = match serde_json::from_str::<admin::Request>(&line) {
+            Ok(request) => {
+                let mut ops = Ops::new(&mut cluster.control, &should_stop);
+                admin::answer(&request, &mut ops, process, &mut out)
+            }
+            Err(error) => writeln!(out, "xthe request is not understood: {error}"),
+        };
     }
 }
 

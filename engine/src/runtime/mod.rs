@@ -12,6 +12,7 @@
 pub mod clock;
 pub mod entropy;
 pub mod listener;
+pub mod local;
 pub mod log_thread;
 pub mod machine;
 pub mod nowait;

@@ -1,0 +1,142 @@
+//! The language of the admin socket: one JSON line asks, lines answer. The first byte of a line says
+//! what follows: `e` an event, `r` the result, `x` why there is none.
+
+use crate::ops::{Ops, OpsError};
+use crate::settings;
+use proto::{Filter, Limits};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use shards::message::ShardStats;
+use std::io::{self, Write};
+
+/// A request. Filters are JSON objects as in NIP-01.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Matching events.
+    Scan {
+        /// OR-ed.
+        filters: Vec<serde_json::Value>,
+        /// Oldest first instead of newest first.
+        oldest_first: bool,
+    },
+    /// The number of matching events.
+    Count {
+        /// OR-ed.
+        filters: Vec<serde_json::Value>,
+    },
+    /// The fingerprint of everything stored.
+    Fingerprint,
+    /// What the shards hold.
+    Info,
+}
+
+/// What the answering process says about itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Process<'a> {
+    /// The runtime's line; `None` when no relay runs.
+    pub runtime: Option<&'a str>,
+    /// Its limits.
+    pub limits: &'a Limits,
+}
+
+/// Runs `request` and writes the answer's lines.
+///
+/// # Errors
+/// When the answer cannot be written; what goes wrong with the request itself is in the answer.
+pub fn answer(
+    request: &Request,
+    ops: &mut Ops<'_>,
+    process: Process<'_>,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    match result(request, ops, process, out) {
+        Ok(result) => writeln!(out, "r{result}")?,
+        Err(OpsError::Output(error)) => return Err(error),
+        Err(error) => writeln!(out, "x{error}")?,
+    }
+    out.flush()
+}
+
+fn result(
+    request: &Request,
+    ops: &mut Ops<'_>,
+    process: Process<'_>,
+    out: &mut impl Write,
+) -> Result<serde_json::Value, OpsError> {
+    let mut events = 0_u64;
+    let mut line = Vec::new();
+    let mut write = |event: &proto::Event| {
+        events += 1;
+        line.clear();
+        line.push(b'e');
+        event.view().write_json(&mut line);
+        line.push(b'\n');
+        out.write_all(&line)
+    };
+    Ok(match request {
+        Request::Scan { filters, oldest_first: false } => {
+            ops.scan(parse(filters, process.limits)?, &mut write)?;
+            json!({ "events": events })
+        }
+        Request::Scan { filters, oldest_first: true } => {
+            ops.scan_oldest_first(&parse(filters, process.limits)?, &mut write)?;
+            json!({ "events": events })
+        }
+        Request::Count { filters } => {
+            json!({ "count": ops.count(parse(filters, process.limits)?)? })
+        }
+        Request::Fingerprint => json!({ "fingerprint": ops.fingerprint()?.to_string() }),
+        Request::Info => {
+            let shards = ops.stats()?;
+            let count = ops.count(vec![Filter::default()])?;
+            json!({
+                "events": count,
+                "runtime": process.runtime,
+                "pid": process.runtime.map(|_| std::process::id()),
+                "shards": shards.iter().map(describe).collect::<Vec<_>>(),
+            })
+        }
+    })
+}
+
+fn describe(shard: &ShardStats) -> serde_json::Value {
+    json!({
+        "durable_seq": shard.durable,
+        "memory_bytes": shard.store_bytes + shard.live_bytes,
+        "accepted": shard.counters.accepted,
+        "waiting": shard.ingest_depth,
+    })
+}
+
+fn parse(filters: &[serde_json::Value], limits: &Limits) -> Result<Vec<Filter>, OpsError> {
+    let parse = |filter: &serde_json::Value| {
+        proto::parse::parse_filter(filter.to_string().as_bytes(), limits)
+            .map_err(OpsError::Refused)
+    };
+    filters.iter().map(parse).collect()
+}
+
+/// Limits on what an operator asks: more values than a client may name.
+pub fn operator_limits(config: &crate::config::Config) -> Limits {
+    Limits { filter_values_max: 1_000_000, ..settings::limits(config) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_read_back_as_they_were_written() {
+        for request in [
+            Request::Scan { filters: vec![json!({"kinds": [1]})], oldest_first: true },
+            Request::Count { filters: vec![] },
+            Request::Fingerprint,
+            Request::Info,
+        ] {
+            let line = serde_json::to_string(&request).unwrap();
+            assert_eq!(serde_json::from_str::<Request>(&line).unwrap(), request);
+        }
+        assert!(serde_json::from_str::<Request>(r#"{"command":"drop"}"#).is_err());
+    }
+}

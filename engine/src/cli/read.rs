@@ -1,0 +1,297 @@
+//! `turnpike export`, `scan` and `info`: inside the running relay through its admin socket, or over
+//! the store itself.
+
+use super::offline::{choose_runtime, open_cluster, open_directory};
+use super::{Failure, Global, Outcome, configure};
+use crate::admin::{self, Process, Request};
+use crate::config::Config;
+use crate::ops::Ops;
+use crate::runtime::local;
+use anyhow::{Context, anyhow};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use std::io::{self, BufRead, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use store::file::directory;
+
+/// How long an offline command lets its cores take to end.
+const END_MS: u64 = 60_000;
+
+#[derive(Debug, Args)]
+pub(super) struct Export {
+    /// Filter as in NIP-01, a JSON object; give it several times for their union
+    #[arg(long = "filter", value_name = "JSON")]
+    filters: Vec<String>,
+    /// Only events from this unix second on
+    #[arg(long, value_name = "UNIX_SECONDS")]
+    since: Option<u64>,
+    /// Only events up to this unix second
+    #[arg(long, value_name = "UNIX_SECONDS")]
+    until: Option<u64>,
+    /// Oldest first
+    #[arg(long)]
+    reverse: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Scan {
+    /// Filter as in NIP-01, a JSON object
+    filter: String,
+    /// Print the number of matching events only
+    #[arg(long)]
+    count: bool,
+    /// Print at most this many events
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    /// Print the count as a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Info {
+    /// Print only the fingerprint of the stored events: equal for equal sets, whatever the shards
+    #[arg(long)]
+    fingerprint: bool,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn export(global: &Global, command: &Export) -> Outcome {
+    let config = Arc::new(configure(global)?);
+    let mut filters: Vec<Value> =
+        command.filters.iter().map(|text| parse_filter(text)).collect::<Result<_, _>>()?;
+    if filters.is_empty() {
+        filters.push(json!({}));
+    }
+    for filter in &mut filters {
+        if let Some(since) = command.since {
+            let own = filter.get("since").and_then(Value::as_u64).unwrap_or(0);
+            filter["since"] = since.max(own).into();
+        }
+        if let Some(until) = command.until {
+            let own = filter.get("until").and_then(Value::as_u64).unwrap_or(u64::MAX);
+            filter["until"] = until.min(own).into();
+        }
+    }
+    let bar = ProgressBar::new_spinner();
+    let style = ProgressStyle::with_template("exported {pos} events, {per_sec}, {elapsed}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    let request = Request::Scan { filters, oldest_first: command.reverse };
+    let result = ask(&config, &request, &mut |_| bar.inc(1));
+    bar.finish_and_clear();
+    result.map(drop)
+}
+
+pub(super) fn scan(global: &Global, command: &Scan) -> Outcome {
+    let config = Arc::new(configure(global)?);
+    let mut filter = parse_filter(&command.filter)?;
+    if command.count {
+        let result = ask(&config, &Request::Count { filters: vec![filter] }, &mut |_| {})?;
+        let mut out = io::stdout().lock();
+        if command.json {
+            writeln!(out, "{result}")?;
+        } else {
+            writeln!(out, "{}", result["count"])?;
+        }
+        return Ok(());
+    }
+    if let Some(limit) = command.limit {
+        let own = filter.get("limit").and_then(Value::as_u64).unwrap_or(u64::MAX);
+        filter["limit"] = limit.min(own).into();
+    }
+    let request = Request::Scan { filters: vec![filter], oldest_first: false };
+    ask(&config, &request, &mut |_| {}).map(drop)
+}
+
+pub(super) fn info(global: &Global, command: &Info) -> Outcome {
+    let config = Arc::new(configure(global)?);
+    let mut out = io::stdout().lock();
+    if command.fingerprint {
+        let result = ask(&config, &Request::Fingerprint, &mut |_| {})?;
+        if command.json {
+            writeln!(out, "{result}")?;
+        } else {
+            writeln!(out, "{}", result["fingerprint"].as_str().unwrap_or_default())?;
+        }
+        return Ok(());
+    }
+    let mut result = ask(&config, &Request::Info, &mut |_| {})?;
+    let path = Path::new(&config.store.data_dir);
+    if let Some(shards) = result["shards"].as_array_mut() {
+        for (number, shard) in shards.iter_mut().enumerate() {
+            let folder = path.join(format!("shard-{number:03}"));
+            let (segments, log_bytes) = files(&folder.join("log"));
+            shard["segments"] = segments.into();
+            shard["log_bytes"] = log_bytes.into();
+            shard["index_bytes"] = files(&folder.join("index")).1.into();
+        }
+    }
+    result["version"] = super::version().into();
+    result["data_dir"] = config.store.data_dir.clone().into();
+    if command.json {
+        writeln!(out, "{result}")?;
+    } else {
+        print_info(&mut out, &result)?;
+    }
+    Ok(())
+}
+
+fn print_info(out: &mut impl Write, info: &Value) -> io::Result<()> {
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    writeln!(out, "version   {}", text(&info["version"]))?;
+    writeln!(out, "data      {}", text(&info["data_dir"]))?;
+    match &info["runtime"] {
+        Value::Null => writeln!(out, "runtime   not running")?,
+        runtime => writeln!(out, "runtime   {} (process {})", text(runtime), info["pid"])?,
+    }
+    writeln!(out, "events    {}", info["events"])?;
+    writeln!(
+        out,
+        "{:<8} {:>12} {:>10} {:>14} {:>14} {:>14}",
+        "shard", "durable seq", "segments", "log bytes", "index bytes", "memory bytes"
+    )?;
+    for (number, shard) in info["shards"].as_array().into_iter().flatten().enumerate() {
+        writeln!(
+            out,
+            "{number:<8} {:>12} {:>10} {:>14} {:>14} {:>14}",
+            text(&shard["durable_seq"]),
+            text(&shard["segments"]),
+            text(&shard["log_bytes"]),
+            text(&shard["index_bytes"]),
+            text(&shard["memory_bytes"]),
+        )?;
+    }
+    Ok(())
+}
+
+/// Number and bytes of the files in a folder, as the disk holds them.
+fn files(folder: &Path) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt;
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let sizes = entries.filter_map(|entry| Some(entry.metadata().ok()?.blocks() * 512));
+    sizes.fold((0, 0), |(count, bytes), size| (count + 1, bytes + size))
+}
+
+fn parse_filter(text: &str) -> Result<Value, Failure> {
+    let value: Value = serde_json::from_str(text)
+        .map_err(|error| Failure::Usage(anyhow!("{text} is no JSON filter: {error}")))?;
+    if !value.is_object() {
+        return Err(Failure::Usage(anyhow!("a filter is a JSON object, such as {{\"kinds\":[1]}}")));
+    }
+    let limits = admin::operator_limits(&Config::default());
+    proto::parse::parse_filter(value.to_string().as_bytes(), &limits)
+        .map_err(|reason| Failure::Usage(anyhow!("{text}: {}", reason.message())))?;
+    Ok(value)
+}
+
+/// Events go to standard output, the result is returned.
+fn ask(
+    config: &Arc<Config>,
+    request: &Request,
+    on_event: &mut dyn FnMut(u64),
+) -> Result<Value, Failure> {
+    let mut answer = Reading { out: BufWriter::new(io::stdout().lock()), result: None, on_event };
+    let path = PathBuf::from(&config.store.data_dir);
+    let holder = directory::holder(&path).context("data directory")?;
+    if let Some(pid) = holder {
+        let socket = path.join(super::ADMIN_SOCKET);
+        let line = serde_json::to_string(request)?;
+        let reader = local::ask(&socket, &line).map_err(|error| {
+            Failure::Held(anyhow!(
+                "{} is held by process {pid}, which does not answer at {}: {error}",
+                path.display(),
+                socket.display()
+            ))
+        })?;
+        for line in reader.split(b'\n') {
+            answer.line(&line?)?;
+        }
+    } else {
+        offline(config, request, &mut answer)?;
+    }
+    answer.out.flush()?;
+    answer.result.ok_or_else(|| Failure::Failed(anyhow!("the answer ended before its result")))
+}
+
+fn offline(config: &Arc<Config>, request: &Request, answer: &mut Reading<'_>) -> Outcome {
+    let chosen = choose_runtime(config)?;
+    let directory = open_directory(config, false)?;
+    let mut cluster = open_cluster(config, directory, &chosen)?;
+    cluster.start_offline()?;
+    let limits = admin::operator_limits(config);
+    let process = Process { runtime: None, limits: &limits };
+    let mut lines = Lines { reading: answer, partial: Vec::new() };
+    let answered =
+        admin::answer(request, &mut Ops::new(&mut cluster.control, &|| false), process, &mut lines);
+    let ended = cluster.end(END_MS);
+    answered.map_err(|error| match lines.reading.failure(error) {
+        Some(failure) => failure,
+        None => Failure::BrokenPipe,
+    })?;
+    if !ended {
+        return Err(Failure::Failed(anyhow!("the store did not close in time")));
+    }
+    Ok(())
+}
+
+/// Takes the lines of an answer.
+struct Reading<'a> {
+    out: BufWriter<io::StdoutLock<'static>>,
+    result: Option<Value>,
+    on_event: &'a mut dyn FnMut(u64),
+}
+
+impl Reading<'_> {
+    fn line(&mut self, line: &[u8]) -> Result<(), Failure> {
+        match line.split_first() {
+            Some((b'e', event)) => {
+                self.out.write_all(event)?;
+                self.out.write_all(b"\n")?;
+                (self.on_event)(1);
+            }
+            Some((b'r', result)) => self.result = Some(serde_json::from_slice(result)?),
+            Some((b'x', reason)) => {
+                let reason = String::from_utf8_lossy(reason).into_owned();
+                return Err(Failure::Failed(anyhow!(reason)));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn failure(&self, error: io::Error) -> Option<Failure> {
+        (error.kind() != io::ErrorKind::BrokenPipe)
+            .then(|| Failure::Failed(anyhow::Error::from(error)))
+    }
+}
+
+/// The same lines when they do not come through a socket.
+struct Lines<'a, 'b> {
+    reading: &'a mut Reading<'b>,
+    partial: Vec<u8>,
+}
+
+impl Write for Lines<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.partial.extend_from_slice(bytes);
+        while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.partial.drain(..=end).collect();
+            self.reading.line(&line[..end]).map_err(|failure| match failure {
+                Failure::Failed(error) => io::Error::other(error),
+                _ => io::ErrorKind::BrokenPipe.into(),
+            })?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.reading.out.flush()
+    }
+}

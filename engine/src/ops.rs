@@ -1,0 +1,193 @@
+//! What the operator can ask of the shards, run to its end on the control core: scans, counts, the
+//! fingerprint, statistics. The same code serves a command that opened the store itself and one
+//! that came through the admin socket.
+
+use crate::control::Control;
+use crate::runtime::clock;
+use proto::{Event, Filter, Reason};
+use shards::message::{Client, ShardStats};
+use shards::{HomeInput, Reply};
+use std::io;
+use store::fingerprint::Fingerprint;
+
+/// How long a turn of the control core waits for answers.
+const WAIT_MS: u64 = 100;
+/// Events that one window of an oldest-first scan holds in memory at most, ties of a second apart.
+const WINDOW_EVENTS_MAX: u64 = 20_000;
+/// Seconds of the first window.
+const WINDOW_FIRST_S: u64 = 86_400;
+
+/// Why a request was not answered to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum OpsError {
+    /// A shard could not.
+    #[error("{}", .0.message())]
+    Refused(Reason),
+    /// The process is ending.
+    #[error("the relay is shutting down")]
+    Stopped,
+    /// Whoever listens does not take more.
+    #[error(transparent)]
+    Output(#[from] io::Error),
+}
+
+/// Runs requests, one at a time.
+pub struct Ops<'a> {
+    control: &'a mut Control,
+    /// Asked between turns.
+    should_stop: &'a dyn Fn() -> bool,
+    next_slot: u32,
+}
+
+impl<'a> Ops<'a> {
+    /// Requests run on `control` until `should_stop` says so.
+    pub fn new(control: &'a mut Control, should_stop: &'a dyn Fn() -> bool) -> Self {
+        Self { control, should_stop, next_slot: 0 }
+    }
+
+    /// A client number that no late answer can belong to.
+    fn new_client(&mut self) -> Client {
+        self.next_slot = self.next_slot.wrapping_add(1);
+        Client { slot: self.next_slot, generation: clock::monotonic_us() as u32 }
+    }
+
+    /// Feeds replies to `take` until it returns a result.
+    fn drive<T>(
+        &mut self,
+        client: Client,
+        input: HomeInput,
+        mut take: impl FnMut(Reply) -> Result<Option<T>, OpsError>,
+    ) -> Result<T, OpsError> {
+        self.control.step(clock::now(), input);
+        let result = loop {
+            if (self.should_stop)() {
+                break Err(OpsError::Stopped);
+            }
+            let replies = self.control.turn(WAIT_MS);
+            let done = replies.into_iter().find_map(|reply| take(reply).transpose());
+            if let Some(result) = done {
+                break result;
+            }
+        };
+        self.control.step(clock::now(), HomeInput::Gone(client));
+        result
+    }
+
+    /// Every matching event, newest first.
+    ///
+    /// # Errors
+    /// [`OpsError`].
+    pub fn scan(
+        &mut self,
+        filters: Vec<Filter>,
+        sink: &mut dyn FnMut(&Event) -> io::Result<()>,
+    ) -> Result<(), OpsError> {
+        let client = self.new_client();
+        self.drive(client, HomeInput::Scan { client, filters }, |reply| match reply {
+            Reply::Stored { event, .. } => sink(&event).map(|()| None).map_err(OpsError::from),
+            Reply::Eose { .. } => Ok(Some(())),
+            Reply::Closed { reason, .. } => Err(OpsError::Refused(reason)),
+            _ => Ok(None),
+        })
+    }
+
+    /// How many events match.
+    ///
+    /// # Errors
+    /// [`OpsError`].
+    pub fn count(&mut self, filters: Vec<Filter>) -> Result<u64, OpsError> {
+        let client = self.new_client();
+        self.drive(client, HomeInput::ScanCount { client, filters }, |reply| match reply {
+            Reply::Count { count, .. } => Ok(Some(count)),
+            Reply::Closed { reason, .. } => Err(OpsError::Refused(reason)),
+            _ => Ok(None),
+        })
+    }
+
+    /// Every matching event, oldest first: the index reads newest first, so time is walked upwards
+    /// in windows that are small enough to be turned around in memory.
+    ///
+    /// # Errors
+    /// [`OpsError`].
+    pub fn scan_oldest_first(
+        &mut self,
+        filters: &[Filter],
+        sink: &mut dyn FnMut(&Event) -> io::Result<()>,
+    ) -> Result<(), OpsError> {
+        let mut since = filters.iter().map(|filter| filter.since.unwrap_or(0)).min().unwrap_or(0);
+        let end = filters.iter().map(|filter| filter.until.unwrap_or(u64::MAX)).max();
+        let end = end.unwrap_or(0).min(u32::MAX.into());
+        let mut width = WINDOW_FIRST_S;
+        while since <= end {
+            let until = since.saturating_add(width - 1).min(end);
+            let window = within(filters, since, until);
+            let count = self.count(window.clone())?;
+            if count > WINDOW_EVENTS_MAX && width > 1 {
+                width = (width / 2).max(1);
+                continue;
+            }
+            if count > 0 {
+                let mut events = Vec::with_capacity(count as usize);
+                self.scan(window, &mut |event| {
+                    events.push(event.clone());
+                    Ok(())
+                })?;
+                events.iter().rev().try_for_each(&mut *sink)?;
+            }
+            if count < WINDOW_EVENTS_MAX / 4 {
+                width = width.saturating_mul(2).min(u64::from(u32::MAX));
+            }
+            since = until + 1;
+        }
+        Ok(())
+    }
+
+    /// The fingerprint of everything stored.
+    ///
+    /// # Errors
+    /// [`OpsError`].
+    pub fn fingerprint(&mut self) -> Result<Fingerprint, OpsError> {
+        let mut fingerprint = Fingerprint::default();
+        self.scan(vec![Filter::default()], &mut |event| {
+            fingerprint.add_event(&event.view());
+            Ok(())
+        })?;
+        Ok(fingerprint)
+    }
+
+    /// What every shard holds.
+    ///
+    /// # Errors
+    /// [`OpsError`].
+    pub fn stats(&mut self) -> Result<Vec<ShardStats>, OpsError> {
+        let client = self.new_client();
+        self.drive(client, HomeInput::Stats(client), |reply| match reply {
+            Reply::Stats { shards, .. } => Ok(Some(shards)),
+            _ => Ok(None),
+        })
+    }
+}
+
+/// The filters narrowed to a window of time.
+fn within(filters: &[Filter], since: u64, until: u64) -> Vec<Filter> {
+    let narrowed = filters.iter().map(|filter| Filter {
+        since: Some(filter.since.unwrap_or(0).max(since)),
+        until: Some(filter.until.unwrap_or(u64::MAX).min(until)),
+        limit: None,
+        ..filter.clone()
+    });
+    narrowed.filter(|filter| !filter.matches_nothing()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_narrow_and_drop_filters() {
+        let filter = |since, until| Filter { since, until, limit: Some(3), ..Filter::default() };
+        let filters = [filter(None, None), filter(Some(50), None), filter(None, Some(5))];
+        let narrowed = within(&filters, 10, 19);
+        assert_eq!(narrowed, [Filter { limit: None, ..filter(Some(10), Some(19)) }]);
+    }
+}
