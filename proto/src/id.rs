@@ -30,10 +30,17 @@ fn hex_digit(value: u8) -> u8 {
 /// every client that compares text.
 #[inline]
 pub fn read_hex<const N: usize>(hex: &[u8]) -> Option<[u8; N]> {
-    if hex.len() != N * 2 {
-        return None;
-    }
     let mut out = [0; N];
+    read_hex_into(hex, &mut out).then_some(out)
+}
+
+/// [`read_hex`] to a place of the caller's, which spares the parser a copy of every identifier. What
+/// `out` holds after a failure means nothing.
+#[inline]
+pub(crate) fn read_hex_into<const N: usize>(hex: &[u8], out: &mut [u8; N]) -> bool {
+    if hex.len() != N * 2 {
+        return false;
+    }
     let mut faults = 0;
     let (words, digits) = hex.as_chunks::<8>();
     let (quads, bytes) = out.as_chunks_mut::<4>();
@@ -44,7 +51,7 @@ pub fn read_hex<const N: usize>(hex: &[u8]) -> Option<[u8; N]> {
         let word = u64::from_le_bytes([pair[0], pair[1], b'0', b'0', b'0', b'0', b'0', b'0']);
         *byte = read_hex_word(word, &mut faults)[0];
     }
-    (faults == 0).then_some(out)
+    faults == 0
 }
 
 /// The four bytes of eight hex digits, computed for all digits at once. Sets bits in `faults` if one

@@ -2,22 +2,23 @@
 //! any other spelling is rewritten, so that the packed form knows one spelling only.
 
 use super::lexer::{Lexer, Spelling};
-use crate::id::read_hex;
+use crate::id::read_hex_into;
 use crate::json::write_string;
 use crate::limits::UNKNOWN_FIELDS_MAX;
 use crate::{Event, EventId, EventParts, Limits, PublicKey, Reason, Signature};
 use std::borrow::Cow;
 
 /// The fields seen so far, and the unknown keys, which may not occur twice either.
-#[derive(Default)]
 struct Fields<'a> {
-    id: Option<[u8; 32]>,
-    pubkey: Option<[u8; 32]>,
-    sig: Option<[u8; 64]>,
-    created_at: Option<u32>,
-    kind: Option<u16>,
-    tags_json: Option<Cow<'a, [u8]>>,
-    content_json: Option<Cow<'a, [u8]>>,
+    /// One bit per [`Key`]; a field without its bit has no meaning yet.
+    seen: u8,
+    id: EventId,
+    pubkey: PublicKey,
+    sig: Signature,
+    created_at: u32,
+    kind: u16,
+    tags_json: Cow<'a, [u8]>,
+    content_json: Cow<'a, [u8]>,
     unknown: Vec<Cow<'a, [u8]>>,
 }
 
@@ -28,7 +29,7 @@ pub(super) fn read_event(lexer: &mut Lexer<'_>, limits: &Limits) -> Result<Event
     }
     lexer.pass(1);
     lexer.depth += 1;
-    let mut fields = Fields::default();
+    let mut fields = Fields::new();
     if !lexer.take(b'}') {
         loop {
             fields.read_member(lexer, limits)?;
@@ -55,6 +56,9 @@ enum Key {
 }
 
 impl Key {
+    /// The bits of all seven.
+    const ALL: u8 = 0x7f;
+
     /// The key that `text` begins with, as everybody spells it, and the bytes up to its value: the
     /// quotes and the colon included.
     #[inline]
@@ -87,6 +91,20 @@ impl Key {
 }
 
 impl<'a> Fields<'a> {
+    fn new() -> Self {
+        Self {
+            seen: 0,
+            id: EventId([0; 32]),
+            pubkey: PublicKey([0; 32]),
+            sig: Signature([0; 64]),
+            created_at: 0,
+            kind: 0,
+            tags_json: Cow::Borrowed(b""),
+            content_json: Cow::Borrowed(b""),
+            unknown: Vec::new(),
+        }
+    }
+
     /// Reads one key and its value.
     #[inline]
     fn read_member(&mut self, lexer: &mut Lexer<'a>, limits: &Limits) -> Result<(), Reason> {
@@ -125,40 +143,40 @@ impl<'a> Fields<'a> {
         lexer: &mut Lexer<'a>,
         limits: &Limits,
     ) -> Result<(), Reason> {
-        match key {
-            Key::Id => once(&mut self.id, || read_hex_string(lexer, Reason::BadId)),
-            Key::Pubkey => once(&mut self.pubkey, || read_hex_string(lexer, Reason::BadPubkey)),
-            Key::Sig => once(&mut self.sig, || read_hex_string(lexer, Reason::BadSigFormat)),
-            Key::CreatedAt => once(&mut self.created_at, || {
-                read_integer(lexer, u64::from(u32::MAX), Reason::BadCreatedAt)
-                    .map(|seconds| seconds as u32)
-            }),
-            Key::Kind => once(&mut self.kind, || {
-                read_integer(lexer, u64::from(u16::MAX), Reason::BadKind).map(|kind| kind as u16)
-            }),
-            Key::Tags => once(&mut self.tags_json, || read_tags(lexer, limits)),
-            Key::Content => once(&mut self.content_json, || read_content(lexer)),
+        let bit = 1 << key as u8;
+        if self.seen & bit != 0 {
+            return Err(Reason::DuplicateKey);
         }
+        self.seen |= bit;
+        match key {
+            Key::Id => read_hex_string(lexer, &mut self.id.0, Reason::BadId)?,
+            Key::Pubkey => read_hex_string(lexer, &mut self.pubkey.0, Reason::BadPubkey)?,
+            Key::Sig => read_hex_string(lexer, &mut self.sig.0, Reason::BadSigFormat)?,
+            Key::CreatedAt => {
+                let seconds = read_integer(lexer, u64::from(u32::MAX), Reason::BadCreatedAt)?;
+                self.created_at = seconds as u32;
+            }
+            Key::Kind => {
+                self.kind = read_integer(lexer, u64::from(u16::MAX), Reason::BadKind)? as u16;
+            }
+            Key::Tags => self.tags_json = read_tags(lexer, limits)?,
+            Key::Content => self.content_json = read_content(lexer)?,
+        }
+        Ok(())
     }
 
     fn finish(self, limits: &Limits) -> Result<Event, Reason> {
-        let (Some(id), Some(pubkey), Some(sig)) = (self.id, self.pubkey, self.sig) else {
+        if self.seen != Key::ALL {
             return Err(Reason::MissingField);
-        };
-        let (Some(created_at), Some(kind)) = (self.created_at, self.kind) else {
-            return Err(Reason::MissingField);
-        };
-        let (Some(tags_json), Some(content_json)) = (self.tags_json, self.content_json) else {
-            return Err(Reason::MissingField);
-        };
+        }
         let parts = EventParts {
-            id: EventId(id),
-            pubkey: PublicKey(pubkey),
-            sig: Signature(sig),
-            created_at,
-            kind,
-            tags_json: &tags_json,
-            content_json: &content_json,
+            id: self.id,
+            pubkey: self.pubkey,
+            sig: self.sig,
+            created_at: self.created_at,
+            kind: self.kind,
+            tags_json: &self.tags_json,
+            content_json: &self.content_json,
         };
         if parts.packed_bytes() > limits.event_bytes_max.min(u32::MAX as usize) {
             return Err(Reason::EventTooLarge);
@@ -167,42 +185,35 @@ impl<'a> Fields<'a> {
     }
 }
 
-#[inline]
-fn once<T>(field: &mut Option<T>, read: impl FnOnce() -> Result<T, Reason>) -> Result<(), Reason> {
-    if field.is_some() {
-        return Err(Reason::DuplicateKey);
-    }
-    *field = Some(read()?);
-    Ok(())
-}
-
-/// A string of exactly `2 * N` lower-case hex digits.
+/// Reads a string of exactly `2 * N` lower-case hex digits into `out`.
 #[inline]
 pub(super) fn read_hex_string<const N: usize>(
     lexer: &mut Lexer<'_>,
+    out: &mut [u8; N],
     reason: Reason,
-) -> Result<[u8; N], Reason> {
+) -> Result<(), Reason> {
     lexer.skip_space();
     let rest = lexer.rest();
     // Hex digits are neither quotes nor escapes, so a string of the right length that is all hex
     // needs no search for its end.
     let is_quoted = rest.first() == Some(&b'"') && rest.get(2 * N + 1) == Some(&b'"');
-    if let Some(bytes) = is_quoted.then(|| read_hex(&rest[1..=2 * N])).flatten() {
+    if is_quoted && read_hex_into(&rest[1..=2 * N], out) {
         lexer.pass(2 * N + 2);
-        return Ok(bytes);
+        return Ok(());
     }
-    read_hex_string_slowly(lexer, reason)
+    read_hex_string_slowly(lexer, out, reason)
 }
 
 #[cold]
 fn read_hex_string_slowly<const N: usize>(
     lexer: &mut Lexer<'_>,
+    out: &mut [u8; N],
     reason: Reason,
-) -> Result<[u8; N], Reason> {
+) -> Result<(), Reason> {
     if lexer.byte() != Some(b'"') {
         return Err(lexer.refuse(reason));
     }
-    read_hex(&lexer.string()?.decoded()).ok_or(reason)
+    if read_hex_into(&lexer.string()?.decoded(), out) { Ok(()) } else { Err(reason) }
 }
 
 /// A plain integer from 0 to `max`.

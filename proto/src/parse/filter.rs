@@ -50,11 +50,13 @@ fn read_member(
 ) -> Result<(), Reason> {
     match key {
         b"ids" => set_list(&mut filter.ids, lexer, left, Reason::BadFilterId, |lexer, reason| {
-            read_hex_string(lexer, reason).map(EventId)
+            let mut id = EventId([0; 32]);
+            read_hex_string(lexer, &mut id.0, reason).map(|()| id)
         }),
         b"authors" => {
             set_list(&mut filter.authors, lexer, left, Reason::BadFilterAuthor, |lexer, reason| {
-                read_hex_string(lexer, reason).map(PublicKey)
+                let mut key = PublicKey([0; 32]);
+                read_hex_string(lexer, &mut key.0, reason).map(|()| key)
             })
         }
         b"kinds" => {
