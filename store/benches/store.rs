@@ -10,7 +10,7 @@ use store::delta::Generation;
 use store::key::EventKeys;
 use store::lmdb::LmdbIndex;
 use store::log::{Log, LogStart};
-use store::{Bodies, Index, Loc, ScanRequest, WorldError};
+use store::{Bodies, Index, Loc, LogEffect, ScanRequest, StoreEffect, WorldError};
 
 const SECRET: Secret = Secret([5; 16]);
 const AUTHORS: u64 = 5_000;
@@ -77,20 +77,24 @@ fn append(c: &mut Criterion) {
     let mut group = c.benchmark_group("log");
     group.throughput(Throughput::Elements(64));
     group.bench_function("append and frame 64 events", |b| {
-        let start = LogStart { shard: 0, epoch: 1, last_seq: 0, segment_bytes_max: u32::MAX };
+        let start = LogStart { shard: 0, epoch: 1, last_seq: 0, segment_bytes_max: 64 << 20 };
         let mut log = Log::new(start);
         let mut fx = Vec::new();
-        log.put(&events[0], 0);
-        log.flush(&mut fx);
-        log.created(1);
-        log.flush(&mut fx);
-        log.durable(1);
         b.iter(|| {
             for event in &events {
                 black_box(log.put(event, 0));
             }
-            fx.clear();
-            log.flush(&mut fx);
+            // One write, or at the border of a segment: seal, create, write.
+            while !log.is_in_flight() {
+                log.flush(&mut fx);
+                match fx.pop() {
+                    Some(StoreEffect::Log(LogEffect::Create { segment, .. })) => {
+                        log.created(segment);
+                    }
+                    Some(StoreEffect::Log(LogEffect::Seal { segment, .. })) => log.sealed(segment),
+                    written => drop(black_box(written)),
+                }
+            }
             log.durable(log.appended())
         });
     });

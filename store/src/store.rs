@@ -121,7 +121,7 @@ impl Store {
             last_token: 0,
             expiry: Expiry::default(),
             is_closing: false,
-            stats: StoreStats::default(),
+            stats: StoreStats { torn_bytes: recovered.torn_bytes, ..StoreStats::default() },
             open,
             log,
             config,
@@ -153,14 +153,23 @@ impl Store {
     }
 
     fn memory_answers(&self, key: &LookupKey) -> bool {
-        let remembered = match key {
-            LookupKey::Id(id) => self.recall_id(id).is_some(),
-            LookupKey::Slot(slot) => self.recall_slot(*slot).is_some(),
-            LookupKey::DeletedId(id, by) => self.remembers_mark(id, by),
+        // Retired generations do not count: a pin taken now does not keep them.
+        let mut current = self.frozen.as_deref().into_iter().chain(Some(&self.open));
+        let is_remembered = match key {
+            LookupKey::Id(id) => {
+                self.pending.find_id(id).is_some() || current.any(|have| have.find_id(id).is_some())
+            }
+            LookupKey::Slot(slot) => {
+                self.pending.find_slot(slot).is_some()
+                    || current.any(|have| have.find_slot(slot).is_some())
+            }
+            LookupKey::DeletedId(id, by) => {
+                self.pending.marked_id(id, by) || current.any(|have| have.marked_id(id, by))
+            }
             // A greater time may stand in the index, so memory alone is no answer.
             LookupKey::DeletedSlot(_) => false,
         };
-        remembered || !self.sketch.may_know(key)
+        is_remembered || !self.sketch.may_know(key)
     }
 
     /// Answers without a question, for a decision that memory can make alone.
@@ -467,6 +476,9 @@ impl Store {
         }
         if rows.len() < EXPIRY_KILLS_MAX as usize {
             self.expiry.next_ms = now.monotonic_ms + EXPIRY_INTERVAL_MS;
+        }
+        if self.is_closing {
+            return;
         }
         for row in rows {
             if row.loc.is_expired(now.unix_s) && !self.is_dead(row.seq) {

@@ -86,6 +86,9 @@ pub struct StoreStats {
     pub checkpoints: u64,
     /// Reads that failed.
     pub reads_failed: u64,
+    /// Bytes past the last whole batch that recovery cut off: what was in flight when the process
+    /// before this one ended.
+    pub torn_bytes: u64,
     /// Bytes of the delta.
     pub delta_bytes: usize,
     /// Events of the delta.
