@@ -36,6 +36,8 @@ struct Candidate {
     origin: Origin,
     /// What the rules need of the event; `None` for ephemeral events, which meet none.
     arrival: Option<Box<Arrival>>,
+    /// What the index said, or that it need not be asked. Set with `arrival`: the pin in it keeps
+    /// what memory said at triage in memory until the last decision about this event.
     answers: Option<Arc<Answers>>,
     /// Bodies of events that a deletion names.
     victims: Vec<(EventId, Option<Event>)>,
@@ -161,8 +163,12 @@ impl Shard {
     }
 
     fn triage(&mut self, fx: &mut ShardEffects) {
+        if self.ingest.inbox.is_empty() {
+            return;
+        }
         let mut keys = Vec::new();
         let mut batch = Vec::new();
+        let memory_only = Arc::new(self.store.memory_only());
         for _ in 0..TRIAGE_MAX {
             let Some(candidate) = self.ingest.inbox.front() else { break };
             if !self.store.has_room() && candidate.origin != Origin::Client {
@@ -187,6 +193,7 @@ impl Shard {
                     Ok(arrival) => {
                         unanswered = self.store.unanswered(arrival.keys());
                         candidate.arrival = Some(Box::new(arrival));
+                        candidate.answers = Some(Arc::clone(&memory_only));
                     }
                     Err(reason) => {
                         self.refuse(&candidate, reason, fx);
@@ -245,16 +252,8 @@ impl Shard {
     }
 
     fn decision(&self, candidate: &Candidate) -> Decision {
-        let Some(arrival) = &candidate.arrival else {
+        let (Some(arrival), Some(answers)) = (&candidate.arrival, &candidate.answers) else {
             return Decision::Accept(Accepted::default());
-        };
-        let memory_only;
-        let answers = match &candidate.answers {
-            Some(answers) => &**answers,
-            None => {
-                memory_only = self.store.memory_only();
-                &memory_only
-            }
         };
         let view = self.store.view(answers);
         match replace::decide(arrival, &view, &candidate.victims) {

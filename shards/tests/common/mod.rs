@@ -262,6 +262,37 @@ impl World {
         Client { slot: u32::from(core), generation: 1 }
     }
 
+    /// Delivers all mail in order, and what it causes, but nothing else.
+    pub fn deliver_mail(&mut self) {
+        while let Some((to, envelope)) = self.next_mail() {
+            self.deliver(to, envelope);
+        }
+    }
+
+    fn next_mail(&mut self) -> Option<(u16, Envelope)> {
+        self.mail.iter_mut().find_map(|((_, to), queue)| Some((*to, queue.pop_front()?)))
+    }
+
+    /// One turn of a shard and of nothing else.
+    pub fn turn_shard(&mut self, shard: u16) {
+        self.shard(shard, ShardInput::Turn);
+    }
+
+    /// Store effects of a shard that have not been performed.
+    pub fn work(&self, shard: u16) -> impl Iterator<Item = &StoreEffect> {
+        self.work[usize::from(shard)].iter()
+    }
+
+    /// Performs the store effects of a shard that are `wanted`, and those that follow from them.
+    pub fn perform_all(&mut self, shard: u16, wanted: impl Fn(&StoreEffect) -> bool) {
+        let at = usize::from(shard);
+        while let Some(place) = self.work[at].iter().position(&wanted) {
+            let effect = self.work[at].remove(place).unwrap();
+            let input = perform(effect, &*self.indexes[at], &self.segments[at]);
+            self.shard(shard, ShardInput::Store(input));
+        }
+    }
+
     /// Publishes from `core` and runs until the outcome is there.
     pub fn publish(&mut self, core: u16, event: proto::Event) -> Result<(), Reason> {
         let id = event.view().id();
