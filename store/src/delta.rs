@@ -16,7 +16,9 @@ use std::collections::BinaryHeap;
 /// Entries at the end of a posting list that may be out of order.
 const TAIL_ENTRIES_MAX: usize = 256;
 /// What a map entry costs besides its key and value, for the count of bytes.
-const MAP_ENTRY_BYTES: usize = 16;
+const MAP_ENTRY_BYTES: usize = 24;
+/// What a posting list costs at least: its place in a map and its first allocation.
+const LIST_BYTES: usize = size_of::<(u64, Postings)>() + MAP_ENTRY_BYTES + 64;
 
 /// An event of the delta.
 #[derive(Clone, Copy, Debug)]
@@ -251,7 +253,7 @@ impl Generation {
         }
         self.by_time.push(posting);
         self.by_kind.entry(keys.kind).or_default().push(posting);
-        let mut lists = 2;
+        let mut lists = 0;
         let authors = self.by_author.len();
         self.by_author.entry(keys.author).or_default().push(posting);
         lists += self.by_author.len() - authors;
@@ -266,7 +268,7 @@ impl Generation {
             + keys.tags.len() * 8
             // A list that grows by doubling is three quarters full on average.
             + (3 + keys.tags.len()) * size_of::<Posting>() * 4 / 3
-            + lists * (size_of::<(u64, Postings)>() + MAP_ENTRY_BYTES);
+            + lists * LIST_BYTES;
     }
 
     /// Applies a `Kill`.

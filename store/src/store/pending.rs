@@ -22,6 +22,11 @@ enum Effect {
     MarkSlot { slot: SlotKey, until: u32 },
 }
 
+/// What a put holds besides its entry.
+fn put_bytes(event: &Event, keys: &EventKeys) -> usize {
+    event.packed().len() + keys.tags.len() * size_of::<u64>()
+}
+
 /// Effects in order of sequence, with an overlay for decisions. Bounded by the two batches (open
 /// and in flight) whose records it mirrors.
 #[derive(Debug)]
@@ -53,7 +58,7 @@ impl Pending {
 
     pub(super) fn put(&mut self, seq: Seq, event: Event, flags: u8, at: u32, keys: EventKeys) {
         self.events += 1;
-        self.bytes += event.packed().len();
+        self.bytes += put_bytes(&event, &keys);
         self.ids.insert(keys.id, (seq, event.clone()));
         if let Some(slot) = keys.slot {
             let version = Version { created_at: keys.created_at, id: keys.id };
@@ -120,7 +125,7 @@ impl Pending {
         open: &mut Generation,
         hot: &mut Hot,
     ) -> (Vec<(Seq, Event)>, u64) {
-        let (mut puts, mut put_bytes) = (Vec::new(), 0);
+        let (mut puts, mut body_bytes) = (Vec::new(), 0);
         while let Some((seq, _)) = self.effects.front()
             && *seq <= framed.through
             && let Some((seq, effect)) = self.effects.pop_front()
@@ -129,7 +134,7 @@ impl Pending {
             match effect {
                 Effect::Put { event, flags, at, keys } => {
                     self.forget_put(seq, &keys, &event);
-                    put_bytes += event.packed().len() as u64;
+                    body_bytes += event.packed().len() as u64;
                     let loc = Loc {
                         segment: framed.segment,
                         offset: framed.offset + at,
@@ -161,12 +166,12 @@ impl Pending {
                 }
             }
         }
-        (puts, put_bytes)
+        (puts, body_bytes)
     }
 
     fn forget_put(&mut self, seq: Seq, keys: &EventKeys, event: &Event) {
         self.events -= 1;
-        self.bytes -= event.packed().len();
+        self.bytes -= put_bytes(event, keys);
         if self.ids.get(&keys.id).is_some_and(|(have, _)| *have == seq) {
             self.ids.remove(&keys.id);
         }
