@@ -14,6 +14,10 @@ const SCAN_ROWS_MIN: u32 = 16;
 /// Most index rows in one read; a page of the index holds a core for about two milliseconds.
 const SCAN_ROWS_MAX: u32 = 2048;
 
+/// Bytes of bodies fetched at once (a single larger body is still fetched). Rows beyond are read
+/// again with the next portion.
+const FETCH_BYTES_MAX: u64 = 1024 * 1024;
+
 /// Imported events remembered as verified; beyond that they are verified anew.
 const PROVEN_MAX: usize = 1_000_000;
 
@@ -182,17 +186,21 @@ impl Shard {
         &mut self,
         now: Now,
         key: Key,
-        rows: Vec<Row>,
-        complete_to: Option<Position>,
+        mut rows: Vec<Row>,
+        mut complete_to: Option<Position>,
         fx: &mut ShardEffects,
     ) {
         let Some(query) = self.queries.get_mut(&key) else { return };
-        let cold = rows.iter().any(|row| row.event.is_none());
+        let affordable = affordable(&rows);
+        if affordable < rows.len() {
+            rows.truncate(affordable);
+            complete_to = rows.last().map(|row| row.position);
+            query.scan_rows = (affordable as u32).max(SCAN_ROWS_MIN);
+        }
+        let missing = rows.iter().filter(|row| row.event.is_none());
+        let locs: Vec<Loc> = missing.map(|row| row.loc).collect();
         query.fetching = Some((rows, complete_to));
-        if cold {
-            let rows = query.fetching.as_ref().map_or(&[][..], |(rows, _)| rows);
-            let missing = rows.iter().filter(|row| row.event.is_none());
-            let locs: Vec<Loc> = missing.map(|row| row.loc).collect();
+        if !locs.is_empty() {
             let token = self.store.fetch_locs(locs, &mut fx.store);
             self.waiting.insert(token, Waiting::Query(key.0, key.1));
         } else {
@@ -307,6 +315,16 @@ impl Shard {
             fail(key, Reason::ReadFailed, fx);
         }
     }
+}
+
+/// How many of the rows' bodies may be held at once: at least one.
+fn affordable(rows: &[Row]) -> usize {
+    let mut bytes = 0;
+    let within = rows.iter().take_while(|row| {
+        bytes += if row.event.is_none() { u64::from(row.loc.length) } else { 0 };
+        bytes <= FETCH_BYTES_MAX
+    });
+    within.count().max(1)
 }
 
 fn fail((core, query): Key, reason: Reason, fx: &mut ShardEffects) {

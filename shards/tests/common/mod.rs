@@ -293,6 +293,14 @@ impl World {
         }
     }
 
+    /// Performs the oldest store effect of a shard.
+    pub fn perform_one(&mut self, shard: u16) {
+        let at = usize::from(shard);
+        let effect = self.work[at].pop_front().unwrap();
+        let input = perform(effect, &*self.indexes[at], &self.segments[at]);
+        self.shard(shard, ShardInput::Store(input));
+    }
+
     /// Publishes from `core` and runs until the outcome is there.
     pub fn publish(&mut self, core: u16, event: proto::Event) -> Result<(), Reason> {
         let id = event.view().id();

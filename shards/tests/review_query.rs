@@ -1,0 +1,64 @@
+//! What one query may take of its shard: index rows, bytes of bodies, time before others go on.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use bench::corpus::signer::{Draft, Signer};
+use common::{Remembering, Setup, UNIX_S, World};
+use proto::{ClientMessage, Event, Filter};
+use shards::home::{HomeInput, Reply};
+use shards::message::Client;
+use store::effect::StoreEffect;
+
+fn notes(world: &mut World, count: usize, content: &str) {
+    let signer = Signer::from_seed(2);
+    let at = UNIX_S as u32 + 10;
+    for number in 0..count {
+        let text = format!("{number} {content}");
+        let note = signer.sign(&Draft::new(1, at + number as u32).content(&text));
+        publish(world, &note);
+        // A turn verifies sixteen.
+        if number % 64 == 63 {
+            world.settle();
+        }
+    }
+    world.settle();
+    world.replies.clear();
+}
+
+fn publish(world: &mut World, event: &Event) {
+    let client = Client { slot: 1, generation: 1 };
+    world.home(0, HomeInput::Message(client, ClientMessage::Event(event.clone())));
+}
+
+fn count(world: &mut World, slot: u32, filters: Vec<Filter>) {
+    let client = Client { slot, generation: 1 };
+    world.home(0, HomeInput::Message(client, ClientMessage::Count("c".into(), filters)));
+}
+
+/// Bodies are fetched in bounded portions, however many rows a read returned.
+#[test]
+fn large_bodies_are_not_fetched_all_at_once() {
+    const FETCH_BYTES_MAX: u64 = 1024 * 1024;
+    const CONTENT_BYTES: usize = 100_000;
+    let verifier = Remembering::new();
+    let mut world = World::new(&Setup::new(1, 5), &verifier);
+    notes(&mut world, 40, &"x".repeat(CONTENT_BYTES));
+    count(&mut world, 8, vec![Filter::default()]);
+    let mut fetches = 0;
+    while world.step() {
+        for effect in world.work(0) {
+            if let StoreEffect::Fetch { locs, .. } = effect {
+                let bytes: u64 = locs.iter().map(|loc| u64::from(loc.length)).sum();
+                assert!(bytes <= FETCH_BYTES_MAX, "{bytes} bytes in one fetch");
+                fetches += 1;
+            }
+        }
+    }
+    assert!(fetches >= 4);
+    let counts = world.replies.iter().filter_map(|(_, reply)| match reply {
+        Reply::Count { count, .. } => Some(*count),
+        _ => None,
+    });
+    assert_eq!(counts.collect::<Vec<_>>(), [40]);
+}
