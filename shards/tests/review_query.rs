@@ -36,6 +36,29 @@ fn count(world: &mut World, slot: u32, filters: Vec<Filter>) {
     world.home(0, HomeInput::Message(client, ClientMessage::Count("c".into(), filters)));
 }
 
+/// A filter that has had its limit is no longer searched once it is known that it has more: the
+/// rare rows of the other filter are found without reading everything that lies between.
+#[test]
+fn a_filter_that_has_had_its_limit_costs_nothing_more() {
+    let verifier = Remembering::new();
+    let mut world = World::new(&Setup::new(1, 4), &verifier);
+    let signer = Signer::from_seed(9);
+    publish(&mut world, &signer.sign(&Draft::new(0, UNIX_S as u32).content("profile")));
+    notes(&mut world, 1_200, "note");
+    let before = world.shards[0].stats().counters.rows_scanned;
+    let recent = Filter { kinds: Some(vec![1]), limit: Some(20), ..Filter::default() };
+    let authors = Some(vec![signer.pubkey()]);
+    let profile = Filter { authors, kinds: Some(vec![0]), limit: Some(1), ..Filter::default() };
+    let client = Client { slot: 7, generation: 1 };
+    let req = ClientMessage::Req("s".into(), vec![recent, profile]);
+    world.home(0, HomeInput::Message(client, req));
+    world.settle();
+    let stored = world.replies.iter().filter(|(_, reply)| matches!(reply, Reply::Stored { .. }));
+    assert_eq!(stored.count(), 21);
+    let scanned = world.shards[0].stats().counters.rows_scanned - before;
+    assert!(scanned < 200, "{scanned} rows read for 21");
+}
+
 /// Bodies are fetched in bounded portions, however many rows a read returned.
 #[test]
 fn large_bodies_are_not_fetched_all_at_once() {

@@ -28,6 +28,8 @@ type Key = (CoreId, QueryId);
 pub(super) struct OwnerQuery {
     query: Query,
     streams: Arc<[Stream]>,
+    /// Filters that `streams` are of.
+    searched: u128,
     /// What readers may see: durable when the query came.
     horizon: u64,
     after: Option<Position>,
@@ -88,12 +90,10 @@ impl Shard {
             QueryMode::Rows { first_page_rows } => first_page_rows,
             QueryMode::Count => u32::MAX,
         };
-        let filters = query.filters.iter().filter(|filter| self.may_have(filter));
-        let streams: Vec<Stream> =
-            filters.flat_map(|filter| plan::streams(filter, &self.config.secret)).collect();
         let key = (core, query.id);
         let entry = OwnerQuery {
-            streams: streams.into(),
+            streams: self.streams(&query.filters, u128::MAX),
+            searched: u128::MAX,
             horizon: self.store.durable(),
             after: None,
             limits: query.limits.to_vec(),
@@ -109,6 +109,14 @@ impl Shard {
         };
         self.queries.insert(key, entry);
         self.scan(now, key, fx);
+    }
+
+    /// The streams of those of `filters` whose bit is set in `wanted`.
+    fn streams(&self, filters: &[Filter], wanted: u128) -> Arc<[Stream]> {
+        let filters = filters.iter().enumerate();
+        let wanted =
+            filters.filter(|(bit, filter)| wanted >> bit & 1 == 1 && self.may_have(filter));
+        wanted.flat_map(|(_, filter)| plan::streams(filter, &self.config.secret)).collect()
     }
 
     /// Whether the sketch leaves room for a stored match. Asked here and not by the home: between
@@ -150,6 +158,16 @@ impl Shard {
             } else {
                 query.limits.iter_mut().for_each(|limit| *limit = 0);
             }
+        }
+    }
+
+    /// Once it is known that filters which have had their limit have more, their rows are not
+    /// looked for any longer: between two rows of a rare filter there may be millions of theirs.
+    fn narrow(&self, query: &mut OwnerQuery) {
+        let wanted = query.wanted();
+        if query.left_out && query.searched != wanted {
+            query.streams = self.streams(&query.query.filters, wanted);
+            query.searched = wanted;
         }
     }
 
@@ -260,6 +278,7 @@ impl Shard {
         if cut.is_none() {
             query.after = complete_to;
         }
+        self.narrow(&mut query);
         self.queries.insert(key, query);
         match (cut, complete_to) {
             (Some(reached), _) => self.answer(key, Some(reached), fx),
