@@ -52,10 +52,11 @@ impl Client {
         Self::over(TcpStream::connect(address).unwrap(), address)
     }
 
-    /// A client whose kernel takes little ahead of it, so that a pause here is a pause there.
+    /// A client whose kernel takes little ahead of it, so that a pause here is a pause there. Much
+    /// less than this would be below two segments of the loopback device, and TCP would crawl.
     pub fn connect_narrow(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).unwrap();
-        rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 16 * 1024).unwrap();
+        rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 256 * 1024).unwrap();
         Self::over(stream, address)
     }
 
@@ -249,9 +250,11 @@ impl Client {
         self.send(&json!(["CLOSE", sub]));
     }
 
-    /// The next live event of `sub`.
+    /// The next live event of `sub`, which must not be closed.
     pub fn live(&mut self, sub: &str) -> Value {
-        let mut value = self.recv_where(|value| value[0] == "EVENT" && value[1] == sub);
+        let mut value = self
+            .recv_where(|value| value[1] == sub && (value[0] == "EVENT" || value[0] == "CLOSED"));
+        assert_eq!(value[0], "EVENT", "{value}");
         value[2].take()
     }
 
