@@ -5,7 +5,7 @@ mod common;
 
 use bench::corpus::signer::{Draft, Signer};
 use common::{Remembering, Setup, UNIX_S, World};
-use proto::{ClientMessage, Event, Filter};
+use proto::{ClientMessage, Event, Filter, TagFilter};
 use shards::home::{HomeInput, Reply};
 use shards::message::Client;
 use store::effect::StoreEffect;
@@ -36,6 +36,59 @@ fn count(world: &mut World, slot: u32, filters: Vec<Filter>) {
     world.home(0, HomeInput::Message(client, ClientMessage::Count("c".into(), filters)));
 }
 
+/// Notes of the author with a topic that none of them has: every row is read and none is taken.
+fn thin() -> Filter {
+    let topic = TagFilter { letter: b't', values: vec![b"none".as_slice().into()] };
+    let authors = Some(vec![Signer::from_seed(2).pubkey()]);
+    Filter { authors, tags: vec![topic], limit: Some(1), ..Filter::default() }
+}
+
+fn rows_asked(world: &World) -> u32 {
+    let work = world.work(0).map(|effect| match effect {
+        StoreEffect::Scan { request, .. } => request.rows_max,
+        _ => 0,
+    });
+    work.sum()
+}
+
+/// A query that finds little reads on in later turns, in slices: whoever came meanwhile goes first.
+#[test]
+fn a_long_search_lets_others_have_their_turns() {
+    let verifier = Remembering::new();
+    let mut world = World::new(&Setup::new(1, 3), &verifier);
+    notes(&mut world, 300, "note");
+    for slot in 0..300 {
+        let client = Client { slot: 100 + slot, generation: 1 };
+        let req = ClientMessage::Req("s".into(), vec![thin()]);
+        world.home(0, HomeInput::Message(client, req));
+    }
+    world.deliver_mail();
+    let mut turns = 0;
+    loop {
+        world.perform_all(0, |effect| !matches!(effect, StoreEffect::Scan { .. }));
+        let asked = rows_asked(&world);
+        if asked == 0 && !world.shards[0].has_work() {
+            break;
+        }
+        assert!(turns == 0 || asked < 2 * 2048, "{asked} rows in turn {turns}");
+        // Answers alone must not start further reads.
+        let scans = world.work(0).count();
+        let before = world.delivered;
+        for _ in 0..scans {
+            world.perform_one(0);
+        }
+        assert_eq!(rows_asked(&world), 0, "a read was followed by another in the same turn");
+        assert_eq!(before, world.delivered);
+        world.turn_shard(0);
+        turns += 1;
+        assert!(turns < 10_000);
+    }
+    assert!(turns > 3, "the search takes several turns");
+    world.settle();
+    let ended = world.replies.iter().filter(|(_, reply)| matches!(reply, Reply::Eose { .. }));
+    assert_eq!(ended.count(), 300);
+}
+
 /// A filter that has had its limit is no longer searched once it is known that it has more: the
 /// rare rows of the other filter are found without reading everything that lies between.
 #[test]
@@ -62,7 +115,7 @@ fn a_filter_that_has_had_its_limit_costs_nothing_more() {
 /// Bodies are fetched in bounded portions, however many rows a read returned.
 #[test]
 fn large_bodies_are_not_fetched_all_at_once() {
-    const FETCH_BYTES_MAX: u64 = 1024 * 1024;
+    const FETCH_BYTES_MAX: u64 = 256 * 1024;
     const CONTENT_BYTES: usize = 100_000;
     let verifier = Remembering::new();
     let mut world = World::new(&Setup::new(1, 5), &verifier);

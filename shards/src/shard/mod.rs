@@ -14,6 +14,7 @@ use ingest::Ingest;
 use proto::verify::Verifier;
 use proto::{Limits, Now, SeededMap, SeededState};
 use query::OwnerQuery;
+use std::collections::VecDeque;
 use store::effect::{StoreEffect, StoreInput, Token, WorldError};
 use store::{Store, StoreOutput};
 
@@ -41,7 +42,8 @@ pub enum ShardInput {
     From(CoreId, ToShard),
     /// The world answered the store.
     Store(StoreInput),
-    /// Messages of this loop turn are in: verify a slice, write a batch, send live events.
+    /// Messages of this loop turn are in: verify a slice, let long searches read on, write a
+    /// batch, send live events.
     Turn,
     /// A coarse timer: checkpoints by age, expiry.
     Tick,
@@ -77,6 +79,8 @@ pub struct Shard {
     verifier: Box<dyn Verifier>,
     ingest: Ingest,
     queries: SeededMap<(CoreId, QueryId), OwnerQuery>,
+    /// Queries whose page is not full yet, in the order in which they read on.
+    searching: VecDeque<(CoreId, QueryId)>,
     waiting: SeededMap<Token, Waiting>,
     live: LiveRing,
     /// Imported events whose signature was checked at their first serving.
@@ -91,6 +95,7 @@ impl Shard {
         Self {
             ingest: Ingest::new(&config),
             queries: SeededMap::with_hasher(config.seed),
+            searching: VecDeque::new(),
             waiting: SeededMap::with_hasher(config.seed),
             live: LiveRing::new(config.cores),
             proven: proto::SeededSet::with_hasher(config.seed),
@@ -115,7 +120,7 @@ impl Shard {
 
     /// Whether another [`ShardInput::Turn`] has something to do.
     pub fn has_work(&self) -> bool {
-        self.ingest.has_work()
+        self.ingest.has_work() || !self.searching.is_empty()
     }
 
     /// Whether every submitted event has been answered.
@@ -179,23 +184,23 @@ impl Shard {
         let mut outputs = std::mem::take(&mut self.outputs);
         self.store.step(now, input, &mut fx.store, &mut outputs);
         for output in outputs.drain(..) {
-            self.store_output(now, output, fx);
+            self.store_output(output, fx);
         }
         self.outputs = outputs;
     }
 
-    fn store_output(&mut self, now: Now, output: StoreOutput, fx: &mut ShardEffects) {
+    fn store_output(&mut self, output: StoreOutput, fx: &mut ShardEffects) {
         match output {
             StoreOutput::Durable { through, puts } => self.durable(through, puts, fx),
             StoreOutput::Looked { token, answers } => self.looked(token, answers, fx),
             StoreOutput::Rows { token, rows, complete_to, scanned } => {
                 self.counters.rows_scanned += u64::from(scanned);
                 if let Some(Waiting::Query(core, id)) = self.waiting.remove(&token) {
-                    self.rows(now, (core, id), rows, complete_to, fx);
+                    self.rows((core, id), rows, complete_to, fx);
                 }
             }
             StoreOutput::Fetched { token, bodies } => match self.waiting.remove(&token) {
-                Some(Waiting::Query(core, id)) => self.bodies(now, (core, id), bodies, fx),
+                Some(Waiting::Query(core, id)) => self.bodies((core, id), bodies, fx),
                 Some(Waiting::Ingest) => self.victims(token, bodies, fx),
                 None => {}
             },
@@ -210,6 +215,7 @@ impl Shard {
 
     fn turn(&mut self, now: Now, fx: &mut ShardEffects) {
         self.ingest_turn(fx);
+        self.search_slice(now, fx);
         self.store.flush(now, &mut fx.store);
         let to_home = &mut fx.to_home;
         let batches = &mut self.counters.live_batches;

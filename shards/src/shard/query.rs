@@ -16,7 +16,7 @@ const SCAN_ROWS_MAX: u32 = 2048;
 
 /// Bytes of bodies fetched at once (a single larger body is still fetched). Rows beyond are read
 /// again with the next portion.
-const FETCH_BYTES_MAX: u64 = 1024 * 1024;
+const FETCH_BYTES_MAX: u64 = 256 * 1024;
 
 /// Imported events remembered as verified; beyond that they are verified anew.
 const PROVEN_MAX: usize = 1_000_000;
@@ -202,7 +202,6 @@ impl Shard {
 
     pub(super) fn rows(
         &mut self,
-        now: Now,
         key: Key,
         mut rows: Vec<Row>,
         mut complete_to: Option<Position>,
@@ -222,26 +221,32 @@ impl Shard {
             let token = self.store.fetch_locs(locs, &mut fx.store);
             self.waiting.insert(token, Waiting::Query(key.0, key.1));
         } else {
-            self.collect(now, key, fx);
+            self.collect(key, fx);
         }
     }
 
-    pub(super) fn bodies(
-        &mut self,
-        now: Now,
-        key: Key,
-        bodies: Vec<Option<Event>>,
-        fx: &mut ShardEffects,
-    ) {
+    pub(super) fn bodies(&mut self, key: Key, bodies: Vec<Option<Event>>, fx: &mut ShardEffects) {
         let Some(query) = self.queries.get_mut(&key) else { return };
         let Some((rows, _)) = &mut query.fetching else { return };
         let missing = rows.iter_mut().filter(|row| row.event.is_none());
         missing.zip(bodies).for_each(|(row, body)| row.event = body);
-        self.collect(now, key, fx);
+        self.collect(key, fx);
+    }
+
+    /// Lets queries that have found too little read on, in turns and about as many rows as one
+    /// read may have: whoever came meanwhile has been served first.
+    pub(super) fn search_slice(&mut self, now: Now, fx: &mut ShardEffects) {
+        let mut rows = 0;
+        while rows < SCAN_ROWS_MAX
+            && let Some(key) = self.searching.pop_front()
+        {
+            rows += self.queries.get(&key).map_or(0, |query| query.scan_rows);
+            self.scan(now, key, fx);
+        }
     }
 
     /// Moves the rows of a read into the page.
-    fn collect(&mut self, now: Now, key: Key, fx: &mut ShardEffects) {
+    fn collect(&mut self, key: Key, fx: &mut ShardEffects) {
         let Some(mut query) = self.queries.remove(&key) else { return };
         let Some((rows, complete_to)) = query.fetching.take() else { return };
         let (taken, wanted) = (query.page.len(), query.wanted());
@@ -284,7 +289,7 @@ impl Shard {
             (Some(reached), _) => self.answer(key, Some(reached), fx),
             (None, None) => self.answer(key, None, fx),
             (None, Some(reached)) if full => self.answer(key, Some(reached), fx),
-            (None, Some(_)) => self.scan(now, key, fx),
+            (None, Some(_)) => self.searching.push_back(key),
         }
     }
 
