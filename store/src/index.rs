@@ -94,6 +94,22 @@ pub trait ReadRows {
         from: &[u8],
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), WorldError>;
+
+    /// Number of rows of a table.
+    ///
+    /// # Errors
+    /// [`WorldError::Index`] when the world fails.
+    fn count(&self, table: Table) -> Result<usize, WorldError>;
+}
+
+/// About how many items [`sketched`] visits: every event has an id and, on average, a reference to
+/// another one that nothing else refers to.
+///
+/// # Errors
+/// [`WorldError::Index`] when the world fails.
+pub fn sketched_count(rows: &dyn ReadRows) -> Result<usize, WorldError> {
+    let events = rows.count(Table::Loc)?;
+    Ok(2 * events + rows.count(Table::Slot)? + rows.count(Table::Marker)?)
 }
 
 /// Ordered rows in a transaction that is committed or forgotten as a whole.

@@ -271,6 +271,11 @@ fn walk_rows(
     Ok(())
 }
 
+fn count_rows(rows: &TableRows, txn: &RoTxn<'_>) -> Result<usize, WorldError> {
+    let count = rows.len(txn).map_err(|error| failed(&error))?;
+    Ok(usize::try_from(count).unwrap_or(usize::MAX))
+}
+
 impl ReadRows for Snapshot<'_> {
     fn row(&self, table: Table, key: &[u8], read: &mut dyn FnMut(&[u8])) -> Result<(), WorldError> {
         read_row(&self.tables[table as usize], self.txn, key, read)
@@ -283,6 +288,10 @@ impl ReadRows for Snapshot<'_> {
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), WorldError> {
         walk_rows(&self.tables[table as usize], self.txn, from, visit)
+    }
+
+    fn count(&self, table: Table) -> Result<usize, WorldError> {
+        count_rows(&self.tables[table as usize], self.txn)
     }
 }
 
@@ -322,6 +331,10 @@ impl ReadRows for Writing<'_> {
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), WorldError> {
         walk_rows(&self.tables[table as usize], &self.txn, from, visit)
+    }
+
+    fn count(&self, table: Table) -> Result<usize, WorldError> {
+        count_rows(&self.tables[table as usize], &self.txn)
     }
 }
 
@@ -367,5 +380,9 @@ impl Index for LmdbIndex {
 
     fn sketched(&self, visit: &mut dyn FnMut(Sketched)) -> Result<(), WorldError> {
         self.read(|rows| index::sketched(rows, visit))
+    }
+
+    fn sketched_count(&self) -> Result<usize, WorldError> {
+        self.read(index::sketched_count)
     }
 }

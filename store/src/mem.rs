@@ -43,6 +43,10 @@ impl ReadRows for MemRows {
         }
         Ok(())
     }
+
+    fn count(&self, table: Table) -> Result<usize, WorldError> {
+        Ok(self.tables[table as usize].len())
+    }
 }
 
 impl WriteRows for MemRows {
@@ -108,6 +112,10 @@ impl Index for MemIndex {
 
     fn sketched(&self, visit: &mut dyn FnMut(Sketched)) -> Result<(), WorldError> {
         index::sketched(&*self.rows.borrow(), visit)
+    }
+
+    fn sketched_count(&self) -> Result<usize, WorldError> {
+        index::sketched_count(&*self.rows.borrow())
     }
 }
 

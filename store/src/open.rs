@@ -66,7 +66,8 @@ pub fn recover<S: Segments>(
 /// # Errors
 /// [`WorldError`] when the index cannot be read.
 pub fn rebuild_sketch(config: &StoreConfig, index: &dyn Index) -> Result<Sketch, WorldError> {
-    let mut sketch = Sketch::new(config.secret, config.sketch_bytes_max);
+    let keys = index.sketched_count()?;
+    let mut sketch = Sketch::with_room(config.secret, config.sketch_bytes_max, keys);
     index.sketched(&mut |item| sketch.insert(&item))?;
     Ok(sketch)
 }

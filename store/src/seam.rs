@@ -150,6 +150,12 @@ pub trait Index {
     /// # Errors
     /// [`WorldError::Index`] when the world fails.
     fn sketched(&self, visit: &mut dyn FnMut(Sketched)) -> Result<(), WorldError>;
+
+    /// About how many items [`Index::sketched`] will visit.
+    ///
+    /// # Errors
+    /// [`WorldError::Index`] when the world fails.
+    fn sketched_count(&self) -> Result<usize, WorldError>;
 }
 
 /// An index that several owners share.
@@ -181,6 +187,10 @@ impl<I: Index + ?Sized> Index for &I {
 
     fn sketched(&self, visit: &mut dyn FnMut(Sketched)) -> Result<(), WorldError> {
         (**self).sketched(visit)
+    }
+
+    fn sketched_count(&self) -> Result<usize, WorldError> {
+        (**self).sketched_count()
     }
 }
 

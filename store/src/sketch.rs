@@ -10,8 +10,10 @@ use crate::seam::Sketched;
 use proto::hash::domain;
 use proto::{EventId, PublicKey, Secret};
 
-/// Keys of the first layer; each further one holds twice as many as the one before.
+/// Keys of the first layer; each further one holds as many as all before it together.
 const FIRST_LAYER_KEYS: usize = 1 << 15;
+/// Keys below which a last layer is not worth having.
+const LAYER_KEYS_MIN: usize = 1 << 10;
 /// Bits per key: about one false "maybe" in a hundred with [`PROBES`] bits set per key.
 const BITS_PER_KEY: usize = 12;
 /// Bits set per key, all in one cache line.
@@ -76,6 +78,27 @@ impl Sketch {
         Self { secret, layers: Vec::new(), bytes_max, is_saturated: false }
     }
 
+    /// An empty sketch whose first layer takes `keys` keys, so that a question about a store that
+    /// has just been opened touches one cache line and not one per doubling.
+    pub fn with_room(secret: Secret, bytes_max: usize, keys: usize) -> Self {
+        let mut sketch = Self::new(secret, bytes_max);
+        sketch.grow(keys.max(FIRST_LAYER_KEYS));
+        sketch
+    }
+
+    /// Adds a layer, as large as wanted or as there is room for; a sketch that has no room left is
+    /// saturated for good.
+    fn grow(&mut self, keys_wanted: usize) {
+        let bytes_left = self.bytes_max.saturating_sub(self.bytes_held());
+        let keys_max = keys_wanted.min(bytes_left / BITS_PER_KEY * 8);
+        if keys_max < LAYER_KEYS_MIN {
+            self.is_saturated = true;
+            self.layers = Vec::new();
+        } else {
+            self.layers.push(Layer::new(keys_max));
+        }
+    }
+
     /// Bytes held.
     pub fn bytes_held(&self) -> usize {
         self.layers.iter().map(|layer| layer.blocks.len() * BLOCK_WORDS * 8).sum()
@@ -91,15 +114,12 @@ impl Sketch {
             return;
         }
         if self.layers.last().is_none_or(|layer| layer.keys >= layer.keys_max) {
-            let keys_max = FIRST_LAYER_KEYS << self.layers.len().min(40);
-            if self.bytes_held() + keys_max * BITS_PER_KEY / 8 > self.bytes_max {
-                self.is_saturated = true;
-                self.layers = Vec::new();
-                return;
-            }
-            self.layers.push(Layer::new(keys_max));
+            let keys: usize = self.layers.iter().map(|layer| layer.keys_max).sum();
+            self.grow(keys.max(FIRST_LAYER_KEYS));
         }
-        self.layers.last_mut().expect("a layer with room was just made sure of").set(hash);
+        if let Some(layer) = self.layers.last_mut() {
+            layer.set(hash);
+        }
     }
 
     fn may_hold(&self, hash: u64) -> bool {
@@ -180,6 +200,20 @@ mod tests {
         assert!((0..stored).all(|number| sketch.may_have_id(&id(number))));
         let wrong = (stored..2 * stored).filter(|number| sketch.may_have_id(&id(*number))).count();
         assert!(wrong < stored as usize / 20, "{wrong} of {stored} unknown ids are called maybe");
+    }
+
+    #[test]
+    fn room_made_ahead_is_one_layer_and_says_the_same() {
+        let stored = 3 * FIRST_LAYER_KEYS as u64;
+        let mut sketch = Sketch::with_room(Secret([3; 16]), 1 << 20, stored as usize);
+        for number in 0..stored {
+            sketch.insert(&Sketched::Id(id(number)));
+        }
+        assert_eq!(sketch.layers.len(), 1);
+        assert!((0..stored).all(|number| sketch.may_have_id(&id(number))));
+        let tight = Sketch::with_room(Secret([3; 16]), 1 << 16, 1 << 30);
+        assert!(!tight.is_saturated() && tight.bytes_held() <= 1 << 16, "room is not overdrawn");
+        assert!(Sketch::with_room(Secret([3; 16]), 1 << 10, 1 << 20).is_saturated());
     }
 
     #[test]

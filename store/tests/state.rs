@@ -276,6 +276,10 @@ impl Index for BrokenIndex {
     fn sketched(&self, _: &mut dyn FnMut(store::seam::Sketched)) -> Result<(), WorldError> {
         Ok(())
     }
+
+    fn sketched_count(&self) -> Result<usize, WorldError> {
+        Ok(0)
+    }
 }
 
 #[test]
