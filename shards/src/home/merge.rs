@@ -51,6 +51,8 @@ pub(super) struct Merge {
     pub(super) bytes: usize,
     /// Whether the query stands in the ready list.
     pub(super) is_ready: bool,
+    /// Whether the query stands in the list of those that found no slot.
+    pub(super) is_starved: bool,
     /// Something matches that a limit keeps out.
     pub(super) left_out: bool,
 }

@@ -79,7 +79,9 @@ impl Home {
         }
         request.filters.retain(|filter| !filter.matches_nothing());
         let targets = Targets::of(&request.filters, &request.reader, &self.config.placement);
-        if self.slots < targets.count(self.config.placement.shards()) as u32 {
+        let slots = targets.count(self.config.placement.shards()) as u32;
+        // Whoever waits for the slots of all shards is not overtaken by those who need one.
+        if self.slots < slots || (slots > 0 && !self.waiting_query.is_empty()) {
             return self.park(request.client, Command::Query(request), fx);
         }
         self.scatter(now, request, targets, fx);
@@ -102,6 +104,7 @@ impl Home {
             parts: targets.iter(shards).map(Part::new).collect(),
             bytes: 0,
             is_ready: false,
+            is_starved: false,
             left_out: false,
         };
         if request.purpose == Purpose::Subscription {
@@ -146,8 +149,14 @@ impl Home {
     /// A reply has come, whoever it was for: queries under way first, then new ones.
     pub(super) fn slot_returned(&mut self, now: Now, fx: &mut HomeEffects) {
         self.slots += 1;
-        if let Some(id) = self.starved.pop_front() {
-            self.make_ready(id);
+        // A query that has ended, or whose client does not read now, leaves the slot to the next.
+        while self.slots > 0
+            && let Some(id) = self.starved.pop_front()
+        {
+            if let Some(merge) = self.query(id) {
+                merge.is_starved = false;
+                self.advance(now, id, fx);
+            }
         }
         self.serve_waiting_queries(now, fx);
     }
@@ -359,8 +368,9 @@ impl Home {
             let more = ToShard::More { query: id, rows, limits: limits.clone(), deadline_ms };
             fx.to_shard.push((part.shard, more));
         }
+        let is_new = starved && !std::mem::replace(&mut merge.is_starved, starved);
         self.slots = slots;
-        if starved {
+        if is_new {
             self.starved.push_back(id);
         }
     }
