@@ -1,4 +1,5 @@
-//! A home alone, its shards played by the test: who gets the slots.
+//! A home alone, its shards played by the test: who gets the slots, and how much one client gets
+//! in one step.
 #![allow(clippy::unwrap_used)]
 
 use bench::corpus::signer::{Draft, Signer};
@@ -6,7 +7,7 @@ use proto::hash::Placement;
 use proto::{ClientMessage, Event, Filter, Limits, Now, PublicKey, Secret, SeededState};
 use shards::home::{Home, HomeConfig, HomeEffects, HomeInput, Reply};
 use shards::message::{
-    Client, Page, PageRow, QUERY_SLOTS, Query, QueryId, ShardId, ToHome, ToShard,
+    Client, Page, PageRow, QUERY_SLOTS, Query, QueryId, QueryMode, ShardId, ToHome, ToShard,
 };
 use store::effect::Position;
 
@@ -167,4 +168,47 @@ fn dead_queries_do_not_use_up_the_turns_of_living_ones() {
         asked.extend(mores(&fx));
     }
     assert_eq!(asked, [other]);
+}
+
+/// However many subscriptions a client opens at once, a step hands it no more stored rows than its
+/// outbox is sure to take; the rest follows when the engine has had a look at the outbox.
+#[test]
+fn one_client_gets_a_bounded_number_of_bytes_per_turn() {
+    const BYTES_MAX: usize = 64 * 1024 + 2_000;
+    let mut home = home(1);
+    let rows: Vec<Event> = (0..100).map(|number| note(number, &"x".repeat(1_000))).collect();
+    let mut open = Vec::new();
+    for sub in 0..30 {
+        open.extend(queries(&req(&mut home, 5, &sub.to_string(), Filter::default())));
+    }
+    let bytes = |fx: &HomeEffects| -> usize {
+        let stored = fx.replies.iter().map(|reply| match reply {
+            Reply::Stored { event, .. } => event.packed().len(),
+            _ => 0,
+        });
+        stored.sum()
+    };
+    let mut sum = 0;
+    for (_, query) in &open {
+        assert!(matches!(query.mode, QueryMode::Rows { .. }));
+        sum += bytes(&step(&mut home, HomeInput::From(0, page(query.id, &rows, true))));
+    }
+    // Interest is installed only now, so nothing ends before.
+    assert!(sum <= BYTES_MAX, "{sum} bytes before the first turn");
+    let mut total = sum;
+    while home.has_work() {
+        let turn = bytes(&step(&mut home, HomeInput::Turn));
+        assert!(turn <= BYTES_MAX, "{turn} bytes in one turn");
+        total += turn;
+    }
+    let all: usize = rows.iter().map(|event| event.packed().len()).sum();
+    assert_eq!(total, 30 * all);
+    let mut ended = 0;
+    for (_, query) in &open {
+        let installed = ToHome::Installed { query: query.id, live_from: 0, next: 0 };
+        let fx = step(&mut home, HomeInput::From(0, installed));
+        ended += fx.replies.iter().filter(|reply| matches!(reply, Reply::Eose { .. })).count();
+    }
+    assert_eq!(ended, 30);
+    assert_eq!(home.page_bytes(), 0);
 }

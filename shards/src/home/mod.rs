@@ -36,7 +36,8 @@ use subscription::Subscription;
 pub const PAGE_DEADLINE_MS: u64 = 5_000;
 /// Live events held for one subscription until its stored ones are sent.
 pub const HELD_EVENTS_MAX: usize = 1024;
-/// Bytes of stored rows that one step hands to one client before others get their turn.
+/// Bytes of stored rows that one turn hands to one client, whatever it has open, before others get
+/// theirs and the engine has had a look at its outbox.
 const EMIT_BYTES_MAX: usize = 64 * 1024;
 
 /// What a home is made of; one per core.
@@ -196,6 +197,9 @@ struct ClientState {
     subscriptions: Vec<SubscriptionKey>,
     parked: Option<Command>,
     paused: bool,
+    /// Bytes of stored rows handed to it in the turn `emitted_in`.
+    emitted: usize,
+    emitted_in: u64,
 }
 
 /// Statistics being gathered.
@@ -234,6 +238,8 @@ pub struct Home {
     page_bytes: usize,
     /// Next live index by shard.
     live_next: Vec<LiveIndex>,
+    /// Turns taken; see [`EMIT_BYTES_MAX`].
+    turns: u64,
     /// Distinguishes the events of the live fan-out.
     live_stamp: u64,
     draining: bool,
@@ -259,6 +265,7 @@ impl Home {
             starved: VecDeque::new(),
             page_bytes: 0,
             live_next: vec![0; shards],
+            turns: 0,
             live_stamp: 0,
             draining: false,
             counters: HomeCounters::default(),

@@ -287,6 +287,7 @@ impl Home {
 
     /// Gives every ready query one turn.
     pub(super) fn turn(&mut self, now: Now, fx: &mut HomeEffects) {
+        self.turns += 1;
         for _ in 0..self.ready.len() {
             let Some(id) = self.ready.pop_front() else { return };
             if let Some(merge) = self.query(id) {
@@ -307,7 +308,9 @@ impl Home {
         if self.clients.get(&client).is_some_and(|state| state.paused) {
             return;
         }
-        let mut emitted = 0;
+        if self.emitted(client, 0) >= EMIT_BYTES_MAX {
+            return self.make_ready(id);
+        }
         loop {
             let Some(merge) = self.query(id) else { return };
             let before = merge.bytes;
@@ -317,10 +320,10 @@ impl Home {
             self.page_bytes -= released;
             match step {
                 Next::Row(event) => {
-                    emitted += event.packed().len();
                     self.counters.stored_rows += 1;
+                    let bytes = event.packed().len();
                     fx.replies.push(Reply::Stored { client, sub, event });
-                    if emitted >= EMIT_BYTES_MAX {
+                    if self.emitted(client, bytes) >= EMIT_BYTES_MAX {
                         return self.make_ready(id);
                     }
                 }
@@ -335,6 +338,16 @@ impl Home {
                 }
             }
         }
+    }
+
+    /// Counts `bytes` of stored rows for the client; returns what it has got in this turn.
+    fn emitted(&mut self, client: Client, bytes: usize) -> usize {
+        let state = self.clients.entry(client).or_default();
+        if state.emitted_in != self.turns {
+            (state.emitted_in, state.emitted) = (self.turns, 0);
+        }
+        state.emitted += bytes;
+        state.emitted
     }
 
     /// A COUNT that no shard was asked for is zero.
