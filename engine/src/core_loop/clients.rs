@@ -57,6 +57,8 @@ pub(super) struct Clients {
     events_since_us: SeededMap<(u32, EventId), u64>,
     queries_since_us: SeededMap<(u32, Rc<str>), u64>,
     json: Vec<u8>,
+    /// Whose stored phase has just ended: what was held for it meanwhile follows at once.
+    border: Option<(Client, Rc<str>)>,
     open: usize,
     is_draining: bool,
 }
@@ -93,6 +95,7 @@ impl Clients {
             events_since_us: SeededMap::with_hasher(seed),
             queries_since_us: SeededMap::with_hasher(seed),
             json: Vec::new(),
+            border: None,
             open: 0,
             is_draining: false,
         }
@@ -313,6 +316,7 @@ impl Clients {
         for reply in replies.drain(..) {
             self.reply(now, reply);
         }
+        self.border = None;
         // A step caused by a reply may have added some; the vector keeps its memory otherwise.
         if self.effects.replies.is_empty() {
             self.effects.replies = replies;
@@ -332,6 +336,7 @@ impl Clients {
             Reply::Eose { client, sub, completeness } => {
                 self.query_done(client, &sub);
                 self.with_conn(client, |conn, net| conn.reply_eose(&sub, completeness, net));
+                self.border = Some((client, sub));
             }
             Reply::Closed { client, sub, reason } => {
                 self.queries_since_us.remove(&(client.slot, Rc::clone(&sub)));
@@ -386,7 +391,18 @@ impl Clients {
         json.clear();
         event.view().write_json(&mut json);
         for (client, sub) in to {
-            let pushed = self.with_conn(client, |conn, net| conn.deliver(&sub, &json, net));
+            let is_border = self.border.as_ref().is_some_and(|(c, s)| (*c, s) == (client, &sub));
+            let pushed = self.with_conn(client, |conn, net| {
+                let free = net.config.outbox.hard_bytes / 4 * 3;
+                let pending = conn.outbox().pending_bytes() + json.len();
+                // What was held during the stored phase comes all at once, which says nothing about
+                // how fast the reader is: it may go beyond the soft limit.
+                if is_border && pending < free {
+                    conn.deliver_stored(&sub, &json, net)
+                } else {
+                    conn.deliver(&sub, &json, net)
+                }
+            });
             if pushed == Some(Pushed::OverSoft) {
                 self.home.step(now, HomeInput::SlowReader(client, sub), &mut self.effects);
             }

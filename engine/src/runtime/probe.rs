@@ -48,7 +48,10 @@ pub fn choose(choice: RuntimeChoice) -> io::Result<Chosen> {
         (Ok(()), _) => Ok(Chosen { backend: Backend::IoUring, line: "io-uring".into() }),
         (Err(error), RuntimeChoice::IoUring) => Err(io::Error::new(
             error.kind(),
-            format!("io_uring was asked for but cannot be used here: {error}"),
+            format!(
+                "io_uring was asked for but cannot be used here: {error}; start with --runtime \
+                 auto or --runtime epoll"
+            ),
         )),
         (Err(error), _) => {
             let line = format!("epoll (io_uring: {error})");
