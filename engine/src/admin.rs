@@ -111,8 +111,7 @@ fn describe(shard: &ShardStats) -> serde_json::Value {
 
 fn parse(filters: &[serde_json::Value], limits: &Limits) -> Result<Vec<Filter>, OpsError> {
     let parse = |filter: &serde_json::Value| {
-        proto::parse::parse_filter(filter.to_string().as_bytes(), limits)
-            .map_err(OpsError::Refused)
+        proto::parse::parse_filter(filter.to_string().as_bytes(), limits).map_err(OpsError::Refused)
     };
     filters.iter().map(parse).collect()
 }

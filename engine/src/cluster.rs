@@ -117,8 +117,7 @@ impl Cluster {
                 shards: shards.into(),
             },
         )?;
-        let wakes: Vec<Wake> =
-            (0..=executors).map(|_| Wake::new()).collect::<io::Result<_>>()?;
+        let wakes: Vec<Wake> = (0..=executors).map(|_| Wake::new()).collect::<io::Result<_>>()?;
         let wakes: Arc<[Wake]> = wakes.into();
         let shared = Arc::new(Shared::new(Arc::clone(&config), Arc::clone(&wakes)));
         let pins = if cores.len() >= executors { cores.as_slice() } else { &[] };
@@ -320,8 +319,8 @@ fn build(common: &Common, port: Port, reports: &Sender<Started>) -> Result<Core,
     let mut places = Vec::new();
     let shards = common.placement.shards();
     for shard in (core..shards).step_by(common.executors) {
-        let (one, place) = open_shard(common, shard)
-            .map_err(|error| StartError::Store { shard, error })?;
+        let (one, place) =
+            open_shard(common, shard).map_err(|error| StartError::Store { shard, error })?;
         owned.push(one);
         places.push(place);
         let _ = reports.send(Started::Shard);

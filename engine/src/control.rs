@@ -68,7 +68,7 @@ impl Control {
         self.post.unpark();
         let now = clock::now();
         for _ in 0..MESSAGES_MAX {
-            match self.post.next() {
+            match self.post.take() {
                 None => break,
                 Some(Envelope::Home { from, message }) => {
                     self.step(now, HomeInput::From(from, message));
@@ -98,8 +98,7 @@ impl Control {
             return;
         }
         self.published = epoch;
-        let levels =
-            Levels { pages_bytes: self.home.page_bytes() as u64, ..Levels::default() };
+        let levels = Levels { pages_bytes: self.home.page_bytes() as u64, ..Levels::default() };
         let snapshot = Snapshot {
             net: None,
             home: self.home.counters(),

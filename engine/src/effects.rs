@@ -98,12 +98,8 @@ impl Performer {
     /// For the shards at `places`, in the order of the core's list.
     pub fn new(places: Vec<Place>, pool: Pool, wake: Wake) -> Self {
         let (answers, answered) = channel();
-        let world = |place| World {
-            place,
-            writing: None,
-            readers: VecDeque::new(),
-            cold_until_ms: 0,
-        };
+        let world =
+            |place| World { place, writing: None, readers: VecDeque::new(), cold_until_ms: 0 };
         Self {
             worlds: places.into_iter().map(world).collect(),
             pool,
@@ -122,7 +118,7 @@ impl Performer {
     }
 
     /// The next answer of the world.
-    pub fn next(&mut self) -> Option<(usize, StoreInput)> {
+    pub fn next_answer(&mut self) -> Option<(usize, StoreInput)> {
         self.ready.pop_front().or_else(|| self.answered.try_recv().ok())
     }
 
@@ -167,7 +163,8 @@ impl Performer {
             }
             StoreEffect::Fetch { token, locs } => match self.fetch_now(owner, &locs) {
                 Some(bodies) => {
-                    self.ready.push_back((owner, StoreInput::Fetched { token, bodies: Ok(bodies) }));
+                    self.ready
+                        .push_back((owner, StoreInput::Fetched { token, bodies: Ok(bodies) }));
                 }
                 None => self.in_pool(owner, false, move |_, segments| {
                     let bodies = locs.iter().map(|loc| segments.body(loc)).collect();

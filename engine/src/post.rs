@@ -55,7 +55,7 @@ impl Post {
     }
 
     /// The next message for this core.
-    pub fn next(&mut self) -> Option<Envelope> {
+    pub fn take(&mut self) -> Option<Envelope> {
         if let Some(envelope) = self.local.pop_front() {
             return Some(envelope);
         }

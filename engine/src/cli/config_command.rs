@@ -25,9 +25,8 @@ pub(super) fn run(global: &Global, command: &ConfigCommand) -> Outcome {
         }
         ConfigCommand::Check { file } => {
             let name = file.display().to_string();
-            let text = std::fs::read_to_string(file).map_err(|error| {
-                Failure::Usage(anyhow::anyhow!("cannot read {name}: {error}"))
-            })?;
+            let text = std::fs::read_to_string(file)
+                .map_err(|error| Failure::Usage(anyhow::anyhow!("cannot read {name}: {error}")))?;
             configure_from(global, Some(&text), &name)?;
             writeln!(out, "{name}: ok")?;
         }

@@ -74,9 +74,8 @@ struct Progress {
 pub(super) fn run(global: &Global, command: &Import) -> Outcome {
     for path in command.files.iter().filter(|path| path.as_os_str() != "-") {
         // Nothing is opened, let alone made, for files that are not there.
-        File::open(path).map_err(|error| {
-            Failure::Failed(anyhow!("cannot read {}: {error}", path.display()))
-        })?;
+        File::open(path)
+            .map_err(|error| Failure::Failed(anyhow!("cannot read {}: {error}", path.display())))?;
     }
     let config = Arc::new(configure(global)?);
     let chosen = choose_runtime(&config)?;
@@ -174,8 +173,7 @@ impl Importer<'_> {
             i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
         let full = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let full = full.display().to_string();
-        let mut progress =
-            Progress { path: full, bytes: metadata.len(), modified_ns, offset: 0 };
+        let mut progress = Progress { path: full, bytes: metadata.len(), modified_ns, offset: 0 };
         let kept = Kept::new(data_dir, &progress);
         if let Some(offset) = kept.read(&progress) {
             io::Seek::seek(&mut file, io::SeekFrom::Start(offset)).with_context(|| name.clone())?;
@@ -247,7 +245,7 @@ impl Importer<'_> {
             }
         }
         // Outcomes are taken while lines come; when all credit is used up, they are waited for.
-        let is_full = self.in_flight.len() % 64 == 0;
+        let is_full = self.in_flight.len().is_multiple_of(64);
         if is_full && !self.is_parked {
             self.turn(0);
         }

@@ -116,7 +116,11 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
         let error = error.into();
         let io = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-        if io == Some(std::io::ErrorKind::BrokenPipe) { Self::BrokenPipe } else { Self::Failed(error) }
+        if io == Some(std::io::ErrorKind::BrokenPipe) {
+            Self::BrokenPipe
+        } else {
+            Self::Failed(error)
+        }
     }
 }
 

@@ -183,7 +183,9 @@ fn parse_filter(text: &str) -> Result<Value, Failure> {
     let value: Value = serde_json::from_str(text)
         .map_err(|error| Failure::Usage(anyhow!("{text} is no JSON filter: {error}")))?;
     if !value.is_object() {
-        return Err(Failure::Usage(anyhow!("a filter is a JSON object, such as {{\"kinds\":[1]}}")));
+        return Err(Failure::Usage(anyhow!(
+            "a filter is a JSON object, such as {{\"kinds\":[1]}}"
+        )));
     }
     let limits = admin::operator_limits(&Config::default());
     proto::parse::parse_filter(value.to_string().as_bytes(), &limits)

@@ -78,10 +78,7 @@ fn announce(config: &Config, cluster: &Cluster, runtime: &str) -> Outcome {
             "relay.public_url is not set: AUTH is checked against the Host that clients ask for",
         );
     }
-    // Standard output has the name alone, for programs; the reason is for people.
-    log::line(Level::Info, &format!("runtime {runtime}"));
-    let name = runtime.split(' ').next().unwrap_or(runtime);
-    say(&format!("runtime {name}"))?;
+    say(&format!("runtime {runtime}"))?;
     Ok(())
 }
 

@@ -271,7 +271,7 @@ impl Core {
                 self.post.to_shard(shard, message);
             }
             self.owners.perform(now, &mut self.reactor, &mut self.post)?;
-            match self.post.next() {
+            match self.post.take() {
                 None => break,
                 Some(Envelope::Shard { from, to, message }) => {
                     self.owners.message(now, from, to, message);

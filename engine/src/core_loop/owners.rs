@@ -102,7 +102,7 @@ impl Owners {
                     self.performer.perform(now, place, effect, reactor)?;
                 }
             }
-            let Some((place, answer)) = self.performer.next() else { return Ok(()) };
+            let Some((place, answer)) = self.performer.next_answer() else { return Ok(()) };
             let (_, shard, effects) = &mut self.owned[place];
             shard.step(now, ShardInput::Store(answer), effects);
         }
