@@ -299,7 +299,9 @@ fn every_rule_finds_its_violation() {
     assert_eq!(unsafe_violations("engine/src/main.rs", "unsafe impl Send for X {}").len(), 1);
     assert!(unsafe_violations("engine/src/runtime/uring.rs", block).is_empty());
     assert!(unsafe_violations("store/src/lmdb.rs", block).is_empty());
-    for harmless in ["// unsafe { }", "let s = \"unsafe fn\";", "#![forbid(unsafe_code)]", "'unsafe-inline'"] {
+    for harmless in
+        ["// unsafe { }", "let s = \"unsafe fn\";", "#![forbid(unsafe_code)]", "'unsafe-inline'"]
+    {
         assert!(unsafe_violations("net/src/ws.rs", harmless).is_empty(), "{harmless}");
     }
 

@@ -221,8 +221,9 @@ impl RelayOptions {
         };
         // The line with the address comes last of the two: a relay that listens has a runtime.
         while let Ok(line) = lines.recv_timeout(PATIENCE) {
+            // Behind the name may stand why it is not the other one.
             if let Some(name) = line.strip_prefix("runtime ") {
-                relay.runtime = name.trim().to_owned();
+                relay.runtime = name.split(' ').next().unwrap_or_default().to_owned();
             }
             if let Some(url) = line.strip_prefix("listening ") {
                 relay.url = url.trim().to_owned();
