@@ -62,7 +62,7 @@ await step('publish', async () => {
     assert.match(await relay.publish(event), /^duplicate: /);
     who.note = event;
   }
-  const forged = { ...alice.note, content: 'not hers' };
+  const forged = { ...sign(alice, 1, { content: 'genuine' }), content: 'altered' };
   await assert.rejects(relay.publish(forged), /invalid: /);
 });
 
@@ -70,8 +70,10 @@ await step('query', async () => {
   const all = await query(relay, { kinds: [1], '#t': ['hello'] });
   assert.deepEqual(ids(all).sort(), people.map((who) => who.note.id).sort());
   const [found] = await query(relay, { ids: [bob.note.id] });
-  assert.deepEqual({ ...found }, { ...bob.note });
-  assert.ok(verifyEvent(found));
+  // nostr-tools marks events that it has verified; a copy through JSON has no marks.
+  const plain = (event) => JSON.parse(JSON.stringify(event));
+  assert.deepEqual(plain(found), plain(bob.note));
+  assert.ok(verifyEvent(plain(found)));
   for (let at = 1; at < all.length; at += 1) {
     const [before, after] = [all[at - 1], all[at]];
     assert.ok(before.created_at > after.created_at

@@ -150,9 +150,14 @@ fn a_corpus_survives_import_restart_export_and_import() {
         assert_eq!(fingerprint(&first), imported, "a restart changes nothing");
     }
 
-    // Importing the same file again changes nothing either.
+    // Importing the same file again changes nothing, but for slots whose holder was deleted by id:
+    // an older version may take such a place.
+    let dump_again = dir.path().join("again.jsonl");
     turnpike(&first, &["import", &file.display().to_string()]).success();
-    assert_eq!(fingerprint(&first), imported);
+    let again = export(&first, &dump_again);
+    let changed: Vec<_> =
+        again.symmetric_difference(&ids).filter(|id| !model.is_open(id)).collect();
+    assert!(changed.is_empty(), "{changed:?}");
 
     for shards in [1, 3] {
         let elsewhere = second.join(shards.to_string());

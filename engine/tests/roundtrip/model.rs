@@ -51,9 +51,14 @@ impl Model {
         ids.filter(|id| !self.open_ids.contains(id))
     }
 
+    /// Whether the order of arrival decides about `id`.
+    pub fn is_open(&self, id: &str) -> bool {
+        self.open_ids.contains(id)
+    }
+
     /// Whether `id` may be held.
     pub fn may_hold(&self, id: &str) -> bool {
-        self.open_ids.contains(id)
+        self.is_open(id)
             || EventId::from_hex(id.as_bytes()).is_some_and(|id| self.events.contains_key(&id))
     }
 
