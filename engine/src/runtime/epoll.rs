@@ -224,7 +224,7 @@ fn socket_of(data: u64) -> SocketId {
     SocketId { index: (data >> 32) as u32, generation: data as u32 }
 }
 
-/// Tells epoll what the socket waits for now.
+/// Tells epoll what the socket now waits for.
 fn register(epoll: &OwnedFd, id: SocketId, socket: &Socket) {
     if socket.deaf && socket.sending.is_none() {
         return;

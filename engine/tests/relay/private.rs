@@ -59,7 +59,7 @@ fn private_kinds_are_served_to_the_people_in_them(setup: Setup) {
             [json!({"kinds": [4]}), json!({"kinds": [1059]}), json!({"kinds": [4, 1059, 21_059]})];
         for filter in private {
             let message = Reason::PrivateNeedsAuth.message();
-            assert_eq!(nobody.query_all(&[filter.clone()]).unwrap_err(), message);
+            assert_eq!(nobody.query_all(std::slice::from_ref(&filter)).unwrap_err(), message);
             assert_eq!(nobody.count(&[filter]), Err(message.to_owned()));
         }
         let mut stranger = relay.connect();
