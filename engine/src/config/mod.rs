@@ -161,9 +161,9 @@ sections! {
     /// Rates. Up to ten times a rate may come at once; 0 switches a rate off.
     rates: RatesSection {
         /// New connections a second from one IPv4 address or IPv6 /64.
-        Restart connections_per_second: u32 = 5;
+        Live connections_per_second: u32 = 5;
         /// Open connections of one IPv4 address or IPv6 /64, per core.
-        Restart connections_per_address_max: u32 = 100;
+        Live connections_per_address_max: u32 = 100;
         /// Messages a second of one connection.
         Live messages_per_second: u32 = 100;
         /// Events a second of one connection.

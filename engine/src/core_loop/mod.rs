@@ -195,6 +195,8 @@ impl Core {
         let net = settings::conn_config(&config, &self.clients.net.config);
         self.clients.net.reload(net);
         self.clients.metrics_allow = settings::metrics_allow(&config);
+        let executors = self.shared.wakes().len() - 1;
+        self.clients.admission.configure(settings::admission(&config, executors));
         let new = settings::home_limits(&config);
         let input = HomeInput::Reconfigure(Box::new(new));
         self.clients.home.step(now, input, &mut self.clients.effects);

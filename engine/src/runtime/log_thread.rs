@@ -92,6 +92,7 @@ impl Drop for LogThread {
 }
 
 fn run(queue: &Receiver<Task>, answers: &Sender<LogDone>, wake: &Wake) {
+    super::machine::unpin_thread();
     while let Ok(task) = queue.recv() {
         let done = match task {
             Task::Write(write) => LogDone { tag: write.tag, result: write_durably(&write) },

@@ -2,6 +2,7 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use std::sync::OnceLock;
 
 /// Raises the limit of open descriptors to what the system allows, and returns it.
 pub fn raise_descriptors_max() -> u64 {
@@ -11,11 +12,29 @@ pub fn raise_descriptors_max() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// The cores that this process may run on, in order.
+/// What the process was given before any of its threads was pinned.
+static ALLOWED: OnceLock<CpuSet> = OnceLock::new();
+
+fn allowed() -> Option<&'static CpuSet> {
+    if ALLOWED.get().is_none() {
+        let _ = ALLOWED.set(sched_getaffinity(None).ok()?);
+    }
+    ALLOWED.get()
+}
+
+/// The cores that this process may run on, in order. To be asked once before threads are pinned.
 pub fn allowed_cores() -> Vec<usize> {
-    match sched_getaffinity(None) {
-        Ok(set) => (0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect(),
-        Err(_) => vec![0],
+    allowed().map_or_else(
+        || vec![0],
+        |set| (0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect(),
+    )
+}
+
+/// Lets the calling thread run anywhere again: a thread inherits the pin of the one that starts it,
+/// and a log thread should not wait for its core.
+pub fn unpin_thread() {
+    if let Some(set) = allowed() {
+        let _ = sched_setaffinity(None, set);
     }
 }
 
