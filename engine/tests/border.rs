@@ -43,10 +43,8 @@ fn notes(from: u32, count: u32, content_bytes: usize) -> Vec<Event> {
 
 /// A relay with the stored events, and a reader that has asked and read the first event only.
 fn paused_reader(setup: Setup) -> (common::Relay, Client, Client, Vec<Event>, String) {
-    // What was held goes out in one piece behind EOSE: a reader that pauses has to have room for it.
     let relay = RelayOptions::new(setup)
         .config("[limits]\nmax_limit = 100000\ndefault_limit = 100000\n")
-        .config("[memory]\noutbox_soft_kib = 1024\noutbox_hard_kib = 4096\n")
         .start();
     let mut writer = relay.connect();
     let stored = notes(0, STORED_EVENTS, CONTENT_BYTES);
