@@ -196,3 +196,29 @@ fn configure_from(global: &Global, text: Option<&str>, name: &str) -> Result<Con
     crate::log::set_level(config.runtime.log_level);
     Ok(config)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent_and_flags_stand_before_or_after_the_command() {
+        Cli::command().debug_assert();
+        let before = Cli::try_parse_from(["turnpike", "--data-dir", "x", "run"]).unwrap();
+        let after = Cli::try_parse_from(["turnpike", "run", "--data-dir", "x"]).unwrap();
+        assert_eq!(before.global.data_dir, after.global.data_dir);
+        assert!(Cli::try_parse_from(["turnpike", "import"]).is_err(), "a file is required");
+    }
+
+    #[test]
+    fn flags_come_before_the_file_and_are_checked() {
+        let cli = ["turnpike", "run", "--listen", "0.0.0.0:5"];
+        let mut global = Cli::try_parse_from(cli).unwrap().global;
+        let text = "[network]\nlisten = \"127.0.0.1:4\"\n";
+        let config = configure_from(&global, Some(text), "t").unwrap();
+        assert_eq!(config.network.listen, "0.0.0.0:5");
+        global.listen = Some("nowhere".into());
+        assert!(matches!(configure_from(&global, Some(text), "t"), Err(Failure::Usage(_))));
+    }
+}

@@ -16,6 +16,8 @@ use std::rc::Rc;
 
 /// Requests whose duration is being measured, per core; more go unmeasured.
 const MEASURED_MAX: usize = 16 * 1024;
+/// Requests of clients that left before the answer are forgotten after this long.
+const MEASURED_US_MAX: u64 = 60_000_000;
 
 static CROWDED: Throttle = Throttle::new();
 static DESCRIPTORS: Throttle = Throttle::new();
@@ -424,6 +426,15 @@ impl Clients {
             self.put(entry);
         }
         !unparked.is_empty()
+    }
+
+    /// Forgets measurements that nothing will end, so that they do not use up the room.
+    pub(super) fn forget_unanswered(&mut self) {
+        if self.events_since_us.len() + self.queries_since_us.len() > MEASURED_MAX / 2 {
+            let oldest_us = clock::monotonic_us().saturating_sub(MEASURED_US_MAX);
+            self.events_since_us.retain(|_, since_us| *since_us > oldest_us);
+            self.queries_since_us.retain(|_, since_us| *since_us > oldest_us);
+        }
     }
 
     /// Deadlines of connections.

@@ -179,6 +179,7 @@ impl Core {
         if now.monotonic_ms >= self.next_tick_ms {
             self.next_tick_ms = now.monotonic_ms + TICK_MS;
             self.owners.tick(now);
+            self.clients.forget_unanswered();
             if self.drain == Drain::No {
                 self.reactor.resume_accepting();
             }
