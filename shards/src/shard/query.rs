@@ -308,8 +308,11 @@ impl Shard {
             self.proven.insert(row.seq);
             return true;
         }
-        self.counters.refused.add(Reason::BadSignature);
-        self.store.kill(row.seq, KillCause::Operator);
+        // Another reader may have come across it since; its end is on the way then.
+        if !self.store.is_dead(row.seq) {
+            self.counters.refused.add(Reason::BadSignature);
+            self.store.kill(row.seq, KillCause::Operator);
+        }
         false
     }
 
