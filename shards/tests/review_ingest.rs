@@ -62,3 +62,53 @@ fn what_memory_answered_is_still_known_when_the_signature_has_been_checked() {
     let filter = Filter { authors: Some(vec![signer.pubkey()]), ..Filter::default() };
     assert_eq!(stored(&mut world, filter), [new.view().id()]);
 }
+
+/// An import that waits for room in the store leaves its core asleep until the checkpoint is done.
+#[test]
+fn an_import_that_waits_for_a_checkpoint_keeps_no_core_busy() {
+    let verifier = Remembering::new();
+    let mut setup = Setup::new(1, 8);
+    setup.checkpoint_events = 1;
+    setup.delta_bytes_max = 100;
+    let mut world = World::new(&setup, &verifier);
+    let client = Client { slot: 1, generation: 1 };
+    let import = |world: &mut World, number: u32| {
+        let event = Signer::from_seed(2).sign(&Draft::new(1, UNIX_S as u32 + number));
+        world.home(0, HomeInput::Import { client, event, verify: true });
+        world.deliver_mail();
+        world.turn_shard(0);
+    };
+    import(&mut world, 1);
+    world.perform_all(0, |effect| matches!(effect, StoreEffect::Log(_)));
+    import(&mut world, 2);
+    world.turn_shard(0);
+    assert!(!world.shards[0].is_idle(), "the second waits for room");
+    assert!(!world.shards[0].has_work(), "a turn gets nothing done before the checkpoint");
+    world.perform_all(0, |effect| matches!(effect, StoreEffect::Checkpoint(_)));
+    world.settle();
+    let outcomes =
+        world.replies.iter().filter(|(_, r)| matches!(r, Reply::Ok { result: Ok(()), .. }));
+    assert_eq!(outcomes.count(), 2);
+}
+
+/// A row that lied about its signature is removed once, however many readers come across it.
+#[test]
+fn an_import_that_lied_is_removed_once() {
+    let verifier = Remembering::new();
+    let mut world = World::new(&Setup::new(1, 9), &verifier);
+    let honest = Signer::from_seed(2).sign(&Draft::new(1, UNIX_S as u32));
+    let mut parts = honest.view().parts();
+    parts.sig.0[10] ^= 1;
+    let client = Client { slot: 1, generation: 1 };
+    world.home(0, HomeInput::Import { client, event: parts.pack(), verify: false });
+    world.settle();
+    for slot in 10..15 {
+        let client = Client { slot, generation: 1 };
+        let count = ClientMessage::Count("c".into(), vec![Filter::default()]);
+        world.home(0, HomeInput::Message(client, count));
+    }
+    world.deliver_mail();
+    world.perform_all(0, |_| true);
+    world.settle();
+    assert_eq!(world.shards[0].store().stats().removed, 1);
+}

@@ -136,8 +136,10 @@ impl Ingest {
         self.inbox.push_back(Candidate { core, ticket, event, origin, arrival, answers, victims });
     }
 
-    pub(super) fn has_work(&self) -> bool {
-        !self.inbox.is_empty() || !self.unverified.is_empty()
+    /// Whether a turn would get anything done; an import does not move before there is room.
+    pub(super) fn has_work(&self, has_room: bool) -> bool {
+        let moves = |next: &Candidate| has_room || next.origin == Origin::Client;
+        !self.unverified.is_empty() || self.inbox.front().is_some_and(moves)
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -120,7 +120,7 @@ impl Shard {
 
     /// Whether another [`ShardInput::Turn`] has something to do.
     pub fn has_work(&self) -> bool {
-        self.ingest.has_work() || !self.searching.is_empty()
+        self.ingest.has_work(self.store.has_room()) || !self.searching.is_empty()
     }
 
     /// Whether every submitted event has been answered.

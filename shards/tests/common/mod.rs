@@ -59,6 +59,7 @@ pub struct Setup {
     pub cores: u16,
     pub seed: u64,
     pub checkpoint_events: usize,
+    pub delta_bytes_max: usize,
     pub limits: Limits,
 }
 
@@ -69,7 +70,9 @@ impl Setup {
             created_at_future_s: u64::MAX,
             ..Limits::default()
         };
-        Self { shards, cores: shards.min(3), seed, checkpoint_events: 300, limits }
+        let delta_bytes_max = 64 << 20;
+        let cores = shards.min(3);
+        Self { shards, cores, seed, checkpoint_events: 300, delta_bytes_max, limits }
     }
 }
 
@@ -130,6 +133,7 @@ impl World {
             let segments = MemSegments::default();
             let mut config = StoreConfig::new(shard, secret, seed());
             config.checkpoint_events = setup.checkpoint_events;
+            config.delta_bytes_max = setup.delta_bytes_max;
             config.hot_bytes_max = 64 * 1024;
             let mut effects = Vec::new();
             let store = store::open(config, &*index, &segments, now, &mut effects).unwrap();
