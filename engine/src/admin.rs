@@ -103,6 +103,7 @@ fn result(
 fn describe(shard: &ShardStats) -> serde_json::Value {
     json!({
         "durable_seq": shard.durable,
+        "applied_seq": shard.applied,
         "memory_bytes": shard.store_bytes + shard.live_bytes,
         "accepted": shard.counters.accepted,
         "waiting": shard.ingest_depth,

@@ -10,7 +10,6 @@ use proto::Limits;
 
 /// NIPs that are really on.
 pub const SUPPORTED_NIPS: [u16; 14] = [1, 2, 4, 9, 11, 13, 17, 40, 42, 45, 59, 65, 67, 70];
-const SOFTWARE: &str = "https://github.com/turnpike-relay/turnpike";
 
 /// Limits of the protocol.
 pub fn limits(config: &Config) -> Limits {
@@ -46,10 +45,17 @@ fn blocks(texts: &[String]) -> TrustedProxies {
 }
 
 /// Who may connect to one of `cores` cores.
+///
+/// An address's connections fall on cores by the kernel's hash of their ports, about evenly; each
+/// core takes its share and a quarter, so that an honest address is not refused for an uneven draw
+/// and a greedy one gets a quarter too much at most.
 pub fn admission(config: &Config, cores: usize) -> AdmissionConfig {
+    let parts = cores.max(1) as u32;
+    let share =
+        |whole: u32| if parts == 1 { whole } else { whole.saturating_mul(5).div_ceil(parts * 4) };
     AdmissionConfig {
-        open_per_address_max: config.rates.connections_per_address_max,
-        new_per_address: Rate::per_second(config.rates.connections_per_second),
+        open_per_address_max: share(config.rates.connections_per_address_max),
+        new_per_address: Rate::per_second(share(config.rates.connections_per_second)),
         open_max: (config.network.connections_max as usize).div_ceil(cores),
     }
 }
@@ -113,7 +119,7 @@ pub fn document(config: &Config) -> RelayDocument {
         contact: text(&relay.contact),
         terms_of_service: text(&relay.terms_of_service),
         supported_nips: SUPPORTED_NIPS.to_vec(),
-        software: Some(SOFTWARE.into()),
+        software: text(&relay.software),
         version: Some(env!("CARGO_PKG_VERSION").into()),
         limitation: Limitation {
             max_message_length: Some(limits.message_bytes_max as u64),

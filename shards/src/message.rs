@@ -193,6 +193,8 @@ pub struct ShardStats {
     pub counters: crate::counters::ShardCounters,
     /// Durable sequence.
     pub durable: u64,
+    /// The index holds everything up to this sequence.
+    pub applied: u64,
     /// Bytes of the store's memory.
     pub store_bytes: usize,
     /// Bytes of the ring of live events.

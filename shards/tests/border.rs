@@ -50,6 +50,11 @@ impl Log {
                         seen.live.push(event.view().id());
                     }
                 }
+                Reply::Held { client, event, .. } => {
+                    let seen = self.seen.entry(client).or_default();
+                    assert!(seen.eose, "a held event before EOSE");
+                    seen.live.push(event.view().id());
+                }
                 Reply::Eose { client, .. } => self.seen.entry(client).or_default().eose = true,
                 Reply::Closed { client, reason, .. } => {
                     self.seen.entry(client).or_default().closed = Some(reason);
@@ -177,4 +182,42 @@ fn a_core_that_falls_off_the_ring_is_told_and_its_subscriptions_end() {
     ring.grant(1, 10);
     ring.remove(1, 1);
     assert_eq!(ring.install(0).0, head);
+}
+
+/// What was held goes out like stored rows, a portion a turn, so that a reader who keeps up is not
+/// taken for a slow one.
+#[test]
+fn held_events_follow_at_the_readers_pace() {
+    const PORTION_BYTES: usize = 64 * 1024;
+    let verifier = Remembering::new();
+    let mut world = World::new(&Setup::new(1, 3), &verifier);
+    let client = Client { slot: 9, generation: 1 };
+    world.home(0, HomeInput::Authenticated(client, Signer::from_seed(1).pubkey()));
+    world.home(0, HomeInput::Paused(client, true));
+    world.home(0, HomeInput::Message(client, ClientMessage::Req("s".into(), reactions())));
+    let text = "x".repeat(1_000);
+    for number in 0..400 {
+        let at = common::UNIX_S as u32 + number;
+        let event = Signer::from_seed(2).sign(&Draft::new(7, at).content(&text));
+        assert_eq!(world.publish(0, event), Ok(()));
+    }
+    world.settle();
+    world.replies.clear();
+    world.home(0, HomeInput::Paused(client, false));
+    let mut held = 0;
+    let mut turns = 0;
+    while world.homes[0].has_work() {
+        world.home(0, HomeInput::Turn);
+        let mut bytes = 0;
+        for (_, reply) in world.replies.drain(..) {
+            if let Reply::Held { event, .. } = reply {
+                held += 1;
+                bytes += event.packed().len();
+            }
+        }
+        assert!(bytes <= PORTION_BYTES + 2_000, "{bytes} bytes in one turn");
+        turns += 1;
+    }
+    assert_eq!(held, 400);
+    assert!(turns >= 6, "{turns} turns for 400 kB");
 }

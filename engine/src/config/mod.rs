@@ -94,6 +94,8 @@ sections! {
         Live contact: String = String::new();
         /// URL of the terms of service.
         Live terms_of_service: String = String::new();
+        /// URL of the software's home, if it is to be named.
+        Live software: String = String::new();
         /// The URL that clients know this relay by, such as `wss://relay.example.com`. While it is
         /// empty, the Host that a client asked for counts when it authenticates.
         Live public_url: String = String::new();
@@ -162,7 +164,8 @@ sections! {
     rates: RatesSection {
         /// New connections a second from one IPv4 address or IPv6 /64.
         Live connections_per_second: u32 = 5;
-        /// Open connections of one IPv4 address or IPv6 /64, per core.
+        /// Open connections of one IPv4 address or IPv6 /64. Each core counts its own share, so up
+        /// to a quarter more may be open when they spread evenly.
         Live connections_per_address_max: u32 = 100;
         /// Messages a second of one connection.
         Live messages_per_second: u32 = 100;

@@ -59,8 +59,6 @@ pub(super) struct Clients {
     events_since_us: SeededMap<(u32, EventId), u64>,
     queries_since_us: SeededMap<(u32, Rc<str>), u64>,
     json: Vec<u8>,
-    /// Whose stored phase has just ended: what was held for it meanwhile follows at once.
-    border: Option<(Client, Rc<str>)>,
     open: usize,
     is_draining: bool,
 }
@@ -97,7 +95,6 @@ impl Clients {
             events_since_us: SeededMap::with_hasher(seed),
             queries_since_us: SeededMap::with_hasher(seed),
             json: Vec::new(),
-            border: None,
             open: 0,
             is_draining: false,
         }
@@ -229,7 +226,12 @@ impl Clients {
                     entry.conn.respond_http(now, status, kind, body, &mut self.net);
                 }
                 ConnEvent::HttpMetrics => self.metrics_asked(now, entry),
-                ConnEvent::Opened | ConnEvent::Closing(_) => {}
+                // It takes nothing more: the home need not fan out to it while it says goodbye.
+                ConnEvent::Closing(_) => {
+                    let input = HomeInput::Gone(client_of(entry.socket));
+                    self.home.step(now, input, &mut self.effects);
+                }
+                ConnEvent::Opened => {}
             }
         }
     }
@@ -318,7 +320,6 @@ impl Clients {
         for reply in replies.drain(..) {
             self.reply(now, reply);
         }
-        self.border = None;
         // A step caused by a reply may have added some; the vector keeps its memory otherwise.
         if self.effects.replies.is_empty() {
             self.effects.replies = replies;
@@ -333,12 +334,14 @@ impl Clients {
                 }
                 self.with_conn(client, |conn, net| conn.reply_ok(now, &id, result, net));
             }
-            Reply::Stored { client, sub, event } => self.stored(now, client, &sub, &event),
+            // Both come at the reader's own pace: the home waits when its outbox is full.
+            Reply::Stored { client, sub, event } | Reply::Held { client, sub, event } => {
+                self.stored(now, client, &sub, &event);
+            }
             Reply::Live { event, to } => self.live(now, &event, to),
             Reply::Eose { client, sub, completeness } => {
                 self.query_done(client, &sub);
                 self.with_conn(client, |conn, net| conn.reply_eose(&sub, completeness, net));
-                self.border = Some((client, sub));
             }
             Reply::Closed { client, sub, reason } => {
                 self.queries_since_us.remove(&(client.slot, Rc::clone(&sub)));
@@ -393,18 +396,7 @@ impl Clients {
         json.clear();
         event.view().write_json(&mut json);
         for (client, sub) in to {
-            let is_border = self.border.as_ref().is_some_and(|(c, s)| (*c, s) == (client, &sub));
-            let pushed = self.with_conn(client, |conn, net| {
-                let free = net.config.outbox.hard_bytes / 4 * 3;
-                let pending = conn.outbox().pending_bytes() + json.len();
-                // What was held during the stored phase comes all at once, which says nothing about
-                // how fast the reader is: it may go beyond the soft limit.
-                if is_border && pending < free {
-                    conn.deliver_stored(&sub, &json, net)
-                } else {
-                    conn.deliver(&sub, &json, net)
-                }
-            });
+            let pushed = self.with_conn(client, |conn, net| conn.deliver(&sub, &json, net));
             if pushed == Some(Pushed::OverSoft) {
                 self.home.step(now, HomeInput::SlowReader(client, sub), &mut self.effects);
             }

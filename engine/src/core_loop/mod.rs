@@ -296,7 +296,10 @@ impl Core {
                 self.clients.drain(now);
                 self.drain = Drain::Answering;
             }
-            Drain::Answering if !self.clients.home.has_submissions() => {
+            // Answers that came with the last exchange are still to be written.
+            Drain::Answering
+                if !self.clients.home.has_submissions() && !self.clients.has_work() =>
+            {
                 self.clients.say_goodbye(now);
                 self.drain = Drain::Leaving;
             }

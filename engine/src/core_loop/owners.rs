@@ -28,6 +28,8 @@ pub struct Owned {
 pub struct Owners {
     owned: Vec<(ShardId, Shard, ShardEffects)>,
     performer: Performer,
+    /// The last turn ended before the world's answers did: some may be there already.
+    is_cut_short: bool,
 }
 
 impl Owners {
@@ -36,12 +38,13 @@ impl Owners {
         let owned = owned.into_iter().map(|Owned { id, shard, effects }| {
             (id, shard, ShardEffects { store: effects, ..ShardEffects::default() })
         });
-        Self { owned: owned.collect(), performer }
+        Self { owned: owned.collect(), performer, is_cut_short: false }
     }
 
     /// Whether a turn would get anything done.
     pub(super) fn has_work(&self) -> bool {
-        self.performer.has_answer()
+        self.is_cut_short
+            || self.performer.has_answer()
             || self.owned.iter().any(|(_, shard, effects)| {
                 shard.has_work() || !effects.store.is_empty() || !effects.to_home.is_empty()
             })
@@ -90,6 +93,7 @@ impl Owners {
         reactor: &mut Reactor,
         post: &mut Post,
     ) -> io::Result<()> {
+        self.is_cut_short = false;
         for _ in 0..STEPS_MAX {
             for (place, (id, _, effects)) in self.owned.iter_mut().enumerate() {
                 if let Some(error) = effects.fatal.take() {
@@ -106,6 +110,7 @@ impl Owners {
             let (_, shard, effects) = &mut self.owned[place];
             shard.step(now, ShardInput::Store(answer), effects);
         }
+        self.is_cut_short = true;
         Ok(())
     }
 

@@ -268,6 +268,10 @@ fn write_footer(document: &RelayDocument, page: &mut String) {
             escape(version, page);
         }
         *page += ". ";
+    } else if let Some(version) = &document.version {
+        *page += "Runs Turnpike, version ";
+        escape(version, page);
+        *page += ". ";
     }
     *page += "Machines read this page with <code>Accept: application/nostr+json</code>.</footer>";
 }

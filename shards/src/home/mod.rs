@@ -53,7 +53,8 @@ pub struct HomeConfig {
     pub subscriptions_max: usize,
     /// Clients must authenticate before anything else.
     pub auth_required: bool,
-    /// Bytes of pages held for clients that read slowly.
+    /// Bytes of pages held for clients that read slowly, and as many again of live events held
+    /// for them.
     pub page_bytes_max: usize,
     /// Seed of the maps.
     pub seed: SeededState,
@@ -126,6 +127,16 @@ pub enum Reply {
         /// Which subscription.
         sub: Rc<str>,
         /// The row.
+        event: Event,
+    },
+    /// A live event that was held until the stored rows were sent, or until the client had read
+    /// the ones before it.
+    Held {
+        /// Whose.
+        client: Client,
+        /// Which subscription.
+        sub: Rc<str>,
+        /// The event.
         event: Event,
     },
     /// One live event to many subscriptions.
@@ -236,6 +247,11 @@ pub struct Home {
     starved: VecDeque<QueryId>,
     /// Bytes of pages held.
     page_bytes: usize,
+    /// Subscriptions whose held events go on in the next turn.
+    releasing: VecDeque<SubscriptionKey>,
+    /// Bytes of held events, counted once for every subscription that waits for them; bounded like
+    /// pages.
+    held_bytes: usize,
     /// Next live index by shard.
     live_next: Vec<LiveIndex>,
     /// Turns taken; see [`EMIT_BYTES_MAX`].
@@ -264,6 +280,8 @@ impl Home {
             ready: VecDeque::new(),
             starved: VecDeque::new(),
             page_bytes: 0,
+            releasing: VecDeque::new(),
+            held_bytes: 0,
             live_next: vec![0; shards],
             turns: 0,
             live_stamp: 0,
@@ -305,7 +323,7 @@ impl Home {
 
     /// Whether [`HomeInput::Turn`] would get anything done.
     pub fn has_work(&self) -> bool {
-        !self.ready.is_empty()
+        !self.ready.is_empty() || !self.releasing.is_empty()
     }
 
     /// Counters since the start.

@@ -273,6 +273,7 @@ impl Home {
         }
         if !paused {
             self.queries_of(client).into_iter().for_each(|id| self.make_ready(id));
+            self.resume_held(client);
         }
     }
 
@@ -295,6 +296,10 @@ impl Home {
                 self.advance(now, id, fx);
             }
         }
+        for _ in 0..self.releasing.len() {
+            let Some(key) = self.releasing.pop_front() else { return };
+            self.release_held(now, key, fx);
+        }
     }
 
     /// Sends what can be sent, asks for what is missing, ends what is done.
@@ -305,7 +310,7 @@ impl Home {
         if matches!(merge.purpose, Purpose::Count(_)) {
             return self.finish_empty_count(id, fx);
         }
-        if self.clients.get(&client).is_some_and(|state| state.paused) {
+        if self.is_paused(client) {
             return;
         }
         if self.emitted(client, 0) >= EMIT_BYTES_MAX {
@@ -334,14 +339,18 @@ impl Home {
                     if installed.is_some_and(|sub| !sub.is_installed(shards)) {
                         return;
                     }
-                    return self.finish(id, nothing_left, fx);
+                    return self.finish(now, id, nothing_left, fx);
                 }
             }
         }
     }
 
+    pub(super) fn is_paused(&self, client: Client) -> bool {
+        self.clients.get(&client).is_some_and(|state| state.paused)
+    }
+
     /// Counts `bytes` of stored rows for the client; returns what it has got in this turn.
-    fn emitted(&mut self, client: Client, bytes: usize) -> usize {
+    pub(super) fn emitted(&mut self, client: Client, bytes: usize) -> usize {
         let state = self.clients.entry(client).or_default();
         if state.emitted_in != self.turns {
             (state.emitted_in, state.emitted) = (self.turns, 0);
@@ -388,14 +397,14 @@ impl Home {
         }
     }
 
-    fn finish(&mut self, id: QueryId, nothing_left: bool, fx: &mut HomeEffects) {
+    fn finish(&mut self, now: Now, id: QueryId, nothing_left: bool, fx: &mut HomeEffects) {
         let Some(merge) = self.query(id) else { return };
         let (client, sub, key) = (merge.client, merge.sub.clone(), merge.subscription);
         let completeness = if nothing_left { Completeness::Finish } else { Completeness::More };
         fx.replies.push(Reply::Eose { client, sub, completeness });
         self.drop_query(id, fx);
         if let Some(key) = key {
-            self.release_held(key, fx);
+            self.end_stored_phase(now, key, fx);
         }
     }
 }

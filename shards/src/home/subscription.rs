@@ -1,11 +1,12 @@
 //! Live subscriptions: their table, their horizons, and the fan-out of live events to them.
 
-use super::{HELD_EVENTS_MAX, Home, HomeEffects, Reply, query};
+use super::{EMIT_BYTES_MAX, HELD_EVENTS_MAX, Home, HomeEffects, Reply, query};
 use crate::message::{Client, LiveIndex, QueryId, Reader, ShardId, ToShard};
 use crate::route::Targets;
 use crate::subindex::SubscriptionKey;
 use proto::nip::{nip17, nip40};
 use proto::{Event, Filter, Now, Reason};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -21,8 +22,10 @@ pub(super) struct Subscription {
     pub(super) live_from: Option<Box<[Option<LiveIndex>]>>,
     /// The stored phase, while it lasts.
     pub(super) query: Option<QueryId>,
-    /// Live events that wait for the end of the stored phase, in order of arrival.
-    pub(super) held: Vec<Event>,
+    /// Live events that wait for the end of the stored phase, or for the client to read what was
+    /// held, in order of arrival.
+    pub(super) held: VecDeque<Event>,
+    held_bytes: usize,
     /// The last event that was matched against this subscription.
     stamp: u64,
 }
@@ -61,7 +64,8 @@ impl Home {
             targets,
             live_from: Some(vec![None; shards].into()),
             query: None,
-            held: Vec::new(),
+            held: VecDeque::new(),
+            held_bytes: 0,
             stamp: 0,
         });
         let key = SubscriptionKey { slot: slot as u32, generation };
@@ -105,6 +109,7 @@ impl Home {
             return;
         }
         let ended = self.subscriptions.remove(key.slot as usize);
+        self.held_bytes -= ended.held_bytes;
         if let Some(query) = ended.query {
             self.drop_query(query, fx);
         }
@@ -169,6 +174,9 @@ impl Home {
         let is_private = nip17::is_private(view.kind());
         let mut to = Vec::new();
         let mut overflowed = Vec::new();
+        let bytes = event.packed().len();
+        let mut held_bytes = self.held_bytes;
+        let held_bytes_max = self.config.page_bytes_max;
         let (subscriptions, clients) = (&mut self.subscriptions, &self.clients);
         self.index.candidates(&view, |key| {
             let Some(subscription) = subscriptions.get_mut(key.slot as usize) else { return };
@@ -187,14 +195,19 @@ impl Home {
                     return;
                 }
             }
-            if subscription.query.is_none() {
+            if subscription.query.is_none() && subscription.held.is_empty() {
                 to.push((subscription.client, subscription.name.clone()));
-            } else if subscription.held.len() < HELD_EVENTS_MAX {
-                subscription.held.push(event.clone());
+            } else if subscription.held.len() < HELD_EVENTS_MAX
+                && held_bytes + bytes <= held_bytes_max
+            {
+                held_bytes += bytes;
+                subscription.held_bytes += bytes;
+                subscription.held.push_back(event.clone());
             } else {
                 overflowed.push((subscription.client, subscription.name.clone()));
             }
         });
+        self.held_bytes = held_bytes;
         if !to.is_empty() {
             self.counters.deliveries += to.len() as u64;
             fx.replies.push(Reply::Live { event: event.clone(), to });
@@ -204,24 +217,67 @@ impl Home {
         }
     }
 
-    /// The stored phase of `key` is over: what was held follows, from now on events go straight
-    /// through.
-    pub(super) fn release_held(&mut self, key: SubscriptionKey, fx: &mut HomeEffects) {
+    /// The stored phase of `key` is over: what was held follows as the client reads, and then
+    /// events go straight through.
+    pub(super) fn end_stored_phase(
+        &mut self,
+        now: Now,
+        key: SubscriptionKey,
+        fx: &mut HomeEffects,
+    ) {
         let passed: Vec<LiveIndex> = self.live_next.clone();
         let Some(subscription) = self.subscription(key) else { return };
         subscription.query = None;
-        let held = std::mem::take(&mut subscription.held);
-        let (client, name) = (subscription.client, subscription.name.clone());
         let settled = subscription.live_from.as_ref().is_some_and(|live_from| {
             live_from.iter().zip(&passed).all(|(from, next)| from.is_none_or(|from| *next >= from))
         });
         if settled {
             subscription.live_from = None;
         }
-        self.counters.deliveries += held.len() as u64;
-        fx.replies.extend(
-            held.into_iter().map(|event| Reply::Live { event, to: vec![(client, name.clone())] }),
-        );
+        self.release_held(now, key, fx);
+    }
+
+    /// Hands on what was held, as much as the client takes in one turn. A paused client's rest goes
+    /// on with [`Home::resume_held`].
+    pub(super) fn release_held(&mut self, now: Now, key: SubscriptionKey, fx: &mut HomeEffects) {
+        loop {
+            let Some(subscription) = self.subscription(key) else { return };
+            let (client, sub) = (subscription.client, subscription.name.clone());
+            if subscription.held.is_empty() || self.is_paused(client) {
+                return;
+            }
+            if self.emitted(client, 0) >= EMIT_BYTES_MAX {
+                return self.releasing.push_back(key);
+            }
+            let Some(subscription) = self.subscription(key) else { return };
+            let Some(event) = subscription.held.pop_front() else { return };
+            let bytes = event.packed().len();
+            subscription.held_bytes -= bytes;
+            self.held_bytes -= bytes;
+            self.emitted(client, bytes);
+            if matches!(nip40::expires_at(&event.view()), Ok(Some(at)) if at <= now.unix_s) {
+                continue;
+            }
+            self.counters.deliveries += 1;
+            fx.replies.push(Reply::Held { client, sub, event });
+        }
+    }
+
+    /// The client reads again: what was held for it goes on in the next turn.
+    pub(super) fn resume_held(&mut self, client: Client) {
+        let Some(state) = self.clients.get(&client) else { return };
+        let has_held = |key: &SubscriptionKey| {
+            let subscription = self.subscriptions.get(key.slot as usize);
+            subscription.is_some_and(|have| have.query.is_none() && !have.held.is_empty())
+        };
+        let is_queued = |key: &SubscriptionKey| self.releasing.contains(key);
+        let waiting: Vec<SubscriptionKey> = state
+            .subscriptions
+            .iter()
+            .copied()
+            .filter(|key| has_held(key) && !is_queued(key))
+            .collect();
+        self.releasing.extend(waiting);
     }
 
     /// This core fell off a shard's ring: every subscription that touches the shard ends, since

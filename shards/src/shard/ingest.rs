@@ -407,12 +407,15 @@ impl Shard {
             if self.ingest.unproven.remove(&seq) {
                 continue;
             }
-            // What a later effect has ended already was still stored, and a subscriber is promised
-            // every stored event; but its second coming must meet the rule that ended it.
+            // What a later effect, not yet durable, is about to end may not answer duplicates any
+            // more: its second coming must meet the rule that ends it.
             if !self.store.is_dead(seq) {
                 self.ingest.recent.insert(event.view().id(), Some(seq));
             }
-            self.live.push(event);
+            // Subscribers get what readers could see; an event that its own batch ended never was.
+            if self.store.is_visible(seq) {
+                self.live.push(event);
+            }
         }
         while self.ingest.awaiting.front().is_some_and(|awaiting| awaiting.seq <= through) {
             let Some(Awaiting { core, ticket, id, result, .. }) = self.ingest.awaiting.pop_front()

@@ -138,6 +138,7 @@ impl Shard {
         ShardStats {
             counters: self.counters.clone(),
             durable: self.store.durable(),
+            applied: self.store.stats().applied,
             store_bytes: self.store.bytes_held(),
             live_bytes: self.live.bytes(),
             ingest_depth: self.ingest.depth(),
