@@ -63,13 +63,18 @@ fn traced(binary: &Path) -> (Vec<Event>, Vec<u8>) {
     }
     assert_eq!(relay.terminate().code(), Some(0), "{}", relay.stderr());
     // With -D the tracer is nobody's child; the trace is whole when the main thread's end is in it.
-    let end = format!("{} +++ exited", relay.pid().as_raw_nonzero());
+    let main_thread = relay.pid().as_raw_nonzero().to_string();
+    // Short process ids are padded.
+    let is_end = |line: &str| {
+        line.strip_prefix(&main_thread)
+            .is_some_and(|rest| rest.trim_start().starts_with("+++ exited"))
+    };
     let deadline = Instant::now() + PATIENCE;
     loop {
         let trace = std::fs::read(&path).unwrap();
         let tail =
             String::from_utf8_lossy(&trace[trace.len().saturating_sub(4_096)..]).into_owned();
-        if tail.contains(&end) {
+        if tail.lines().any(is_end) {
             return (events, trace);
         }
         assert!(Instant::now() < deadline, "the trace has no end: {tail}");
