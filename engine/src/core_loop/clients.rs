@@ -447,7 +447,11 @@ impl Clients {
     }
 
     /// Ends the connection with the largest outbox while all of them hold more than they may.
-    pub(super) fn evict(&mut self, now: Now) {
+    ///
+    /// It ends without a Close frame: whoever does not read would not read that either, and only
+    /// dropping what is queued gives memory back at once. Each round takes one connection out of
+    /// those that have something queued, so this comes to an end.
+    pub(super) fn evict(&mut self) {
         while self.net.outboxes.is_over() {
             let held = self.entries.iter().flatten();
             let largest = held
@@ -455,8 +459,12 @@ impl Clients {
                 .max_by_key(|entry| entry.conn.outbox().pending_bytes());
             let Some(socket) = largest.map(|entry| entry.socket) else { return };
             let Some(mut entry) = self.take(socket) else { return };
-            entry.conn.begin_close(now, CloseCause::OutboxEvicted, &mut self.net);
+            let before_bytes = self.net.outboxes.held_bytes();
+            entry.conn.abort(CloseCause::OutboxEvicted, &mut self.net);
             self.put(entry);
+            if self.net.outboxes.held_bytes() >= before_bytes {
+                return;
+            }
         }
     }
 
