@@ -192,6 +192,38 @@ fn an_unverified_import_is_proven_before_it_is_served_and_yields_to_a_real_copy(
     assert_eq!(served, expected);
 }
 
+/// A forged event that would replace or delete a real one is looked at even by an import that does
+/// not verify.
+#[test]
+fn an_unverified_import_ends_nothing_by_a_forged_signature() {
+    let verifier = Remembering::new();
+    let mut world = World::new(&Setup::new(1, 1), &verifier);
+    let signer = Signer::from_seed(5);
+    let profile = signer.sign(&Draft::new(0, UNIX_S as u32).content("mine"));
+    let note = signer.sign(&Draft::new(1, UNIX_S as u32).content("mine, too"));
+    let id = note.view().id().to_hex();
+    let replacement = signer.sign(&Draft::new(0, UNIX_S as u32 + 5).content("forged"));
+    let deletion = signer.sign(&Draft::new(5, UNIX_S as u32 + 5).tag(&["e", &id]));
+    let client = Client { slot: 1, generation: 1 };
+    for event in [&profile, &note] {
+        send(&mut world, 1, event);
+    }
+    world.settle();
+    world.replies.clear();
+    for forged in [with_bad_signature(&replacement), with_bad_signature(&deletion)] {
+        world.home(0, HomeInput::Import { client, event: forged, verify: false });
+    }
+    world.settle();
+    for (_, result) in outcomes(&mut world) {
+        assert_eq!(result, Err(Reason::BadSignature));
+    }
+    let req = ClientMessage::Req("s".into(), vec![Filter::default()]);
+    world.home(0, HomeInput::Message(client, req));
+    world.settle();
+    let stored = |reply: &Reply| matches!(reply, Reply::Stored { .. });
+    assert_eq!(world.replies.iter().filter(|(_, reply)| stored(reply)).count(), 2);
+}
+
 /// Everything a client opened is closed everywhere when it goes.
 #[test]
 fn a_client_that_goes_leaves_nothing_behind() {

@@ -14,6 +14,7 @@
 use super::{Shard, ShardConfig, ShardEffects, Waiting};
 use crate::message::{CoreId, Origin, Ticket, ToHome};
 use proto::nip::nip01::{KindClass, class};
+use proto::nip::nip09;
 use proto::verify::VerifyItem;
 use proto::{Event, EventId, PublicKey, Reason, SeededMap, SeededSet};
 use std::collections::VecDeque;
@@ -294,7 +295,7 @@ impl Shard {
                 if !candidate.event.view().id_is_valid() {
                     return self.refuse(&candidate, Reason::IdMismatch, fx);
                 }
-                if candidate.origin == Origin::ImportUnverified {
+                if candidate.origin == Origin::ImportUnverified && ends_nothing(&candidate.event) {
                     return self.append(candidate, fx);
                 }
                 self.ingest.in_flight.entry(candidate.event.view().id()).or_default();
@@ -327,10 +328,13 @@ impl Shard {
         let mut verdicts = Vec::with_capacity(count);
         self.verifier.verify_batch(&items, &mut verdicts);
         self.counters.verified += count as u64;
-        for (candidate, is_valid) in slice.into_iter().zip(verdicts) {
+        for (mut candidate, is_valid) in slice.into_iter().zip(verdicts) {
             let id = candidate.event.view().id();
             let waiters = self.ingest.in_flight.remove(&id).unwrap_or_default();
             if is_valid {
+                if candidate.origin == Origin::ImportUnverified {
+                    candidate.origin = Origin::Import;
+                }
                 self.append(candidate, fx);
             } else {
                 self.refuse(&candidate, Reason::BadSignature, fx);
@@ -443,4 +447,12 @@ impl Shard {
         let (ticket, id) = (candidate.ticket, candidate.event.view().id());
         fx.to_home.push((candidate.core, ToHome::Outcome { ticket, id, result }));
     }
+}
+
+/// Whether storing `event` leaves all other events as they are. Only such an event may be imported
+/// with its signature unchecked: a lie is found out when it is served, but a real event that it had
+/// replaced or deleted would be gone.
+fn ends_nothing(event: &Event) -> bool {
+    let kind = event.view().kind();
+    class(kind) == KindClass::Regular && kind != nip09::KIND
 }
