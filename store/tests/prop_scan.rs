@@ -177,3 +177,75 @@ fn many_streams_and_many_kinds_are_one_page() {
         assert_eq!(world.query(&filter, 37), naive.query(&filter));
     }
 }
+
+/// Everything in the index: `events` of them, by `authors` authors in turn.
+fn indexed(events: u32, authors: u64, kinds: u16) -> (World<MemIndex, MemSegments>, Naive) {
+    let mut world = World::open(
+        StoreConfig { checkpoint_events: 1, ..config() },
+        MemIndex::new(common::SECRET),
+        MemSegments::default(),
+    );
+    let mut naive = Naive::default();
+    for number in 0..events {
+        let kind = 1 + (number % u32::from(kinds)) as u16;
+        let event = common::Draft::new(u64::from(number) % authors, kind, 9_000 + number).pack();
+        naive.events.push((world.put(&event), event));
+    }
+    world.commit();
+    assert_eq!(world.store.stats().delta_events, 0, "all of it is read from the index");
+    (world, naive)
+}
+
+fn first_page_rows(world: &mut World<MemIndex, MemSegments>, filter: &Filter) -> usize {
+    let streams = store::plan::union(std::slice::from_ref(filter), &common::SECRET);
+    let horizon = world.store.durable();
+    let request = store::ScanRequest { streams, after: None, rows_max: 100 };
+    world.page(request, horizon).0.len()
+}
+
+#[test]
+fn streams_that_all_go_by_time_share_one_cursor() {
+    let (mut world, naive) = indexed(300, 200, 65);
+    let authors: Vec<_> = (0..200).map(common::author).collect();
+    let kinds: Vec<u16> = (1..=65).collect();
+    let filter = Filter { authors: Some(authors), kinds: Some(kinds), ..Filter::default() };
+    assert_eq!(first_page_rows(&mut world, &filter), 100, "repeats take no room on the page");
+    assert_eq!(world.query(&filter, 100), naive.query(&filter));
+}
+
+#[test]
+fn windows_of_one_prefix_are_read_as_one() {
+    let (mut world, naive) = indexed(300, 3, 1);
+    let of = |since, until| Filter {
+        authors: Some(vec![common::author(1)]),
+        kinds: Some(vec![1]),
+        since: Some(since),
+        until: Some(until),
+        ..Filter::default()
+    };
+    let filters = [of(9_010, 9_050), of(9_200, 9_240), of(9_040, 9_060)];
+    let streams = store::plan::union(&filters, &common::SECRET);
+    let horizon = world.store.durable();
+    let request = store::ScanRequest { streams, after: None, rows_max: 1_000 };
+    let (rows, complete_to) = world.page(request, horizon);
+    assert_eq!(complete_to, None);
+    let mut found: Vec<Event> = rows.iter().map(|row| world.body(row)).collect();
+    found.retain(|event| filters.iter().any(|filter| filter.matches(&event.view())));
+    let mut expected: Vec<Event> = filters.iter().flat_map(|filter| naive.query(filter)).collect();
+    expected.sort_by_key(position);
+    expected.dedup_by_key(|event| position(event));
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn more_cursors_than_may_be_opened_are_one_by_time() {
+    let (mut world, naive) = indexed(300, 200, 64);
+    let authors: Vec<_> = (0..if cfg!(miri) { 200 } else { 2_000 }).map(common::author).collect();
+    let kinds = Some((1..=64).collect());
+    let these = Filter { authors: Some(authors), kinds, ..Filter::default() };
+    let all = Filter { kinds: None, ..these.clone() };
+    for filter in [these, all] {
+        assert_eq!(first_page_rows(&mut world, &filter), 100);
+        assert_eq!(world.query(&filter, 100), naive.query(&filter));
+    }
+}

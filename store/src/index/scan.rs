@@ -8,12 +8,16 @@ use crate::effect::{
 };
 use crate::key::{Tail, hash_kind_prefix, id4, tie_end};
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 /// Index rows that one page looks at, live or not; it ends early beyond that.
 pub const PAGE_ROWS_EXAMINED_MAX: usize = 4_096;
 /// Kinds of one author or tag that are merged; with more, the page goes by time alone.
 const KINDS_MERGED_MAX: usize = 64;
+/// Cursors of one page, and seeks to find out what to open; with more, the page goes by time
+/// alone. Each costs a seek before the first row is known and all of them run in one go, so this
+/// many are milliseconds, while thousands of authors times dozens of kinds would be seconds.
+const CURSORS_MAX: usize = 8_192;
 /// Rows that a cursor reads at a time, at least and at most.
 const CHUNK_ROWS: std::ops::RangeInclusive<usize> = 2..=256;
 
@@ -30,6 +34,45 @@ struct Cursor {
 }
 
 impl Cursor {
+    fn open(
+        table: Table,
+        prefix: Vec<u8>,
+        window: Window,
+        after: Option<Position>,
+        chunk_rows: usize,
+    ) -> Self {
+        let mut from = prefix.clone();
+        match after.filter(|after| after.created_at <= window.until) {
+            // The position's own tie is read again: the full id decides which of it is left.
+            Some(after) => {
+                from.extend_from_slice(&(!after.created_at).to_be_bytes());
+                from.extend_from_slice(&id4(&after.id).to_be_bytes());
+            }
+            None => from.extend_from_slice(&(!window.until).to_be_bytes()),
+        }
+        let (next, oldest) = (Some(from), !window.since);
+        Self { table, prefix, next, oldest, rows: VecDeque::new(), chunk_rows }
+    }
+
+    /// Rows found by id are a cursor that has nothing more to read.
+    fn of_ids(rows: Vec<IndexRow>, after: Option<Position>) -> Self {
+        let tail = |row: &IndexRow| Tail::of(row.position.created_at, &row.position.id, row.seq);
+        let mut tails: Vec<Tail> = rows.iter().map(tail).collect();
+        tails.sort_unstable();
+        if let Some(after) = after {
+            let tie = (!after.created_at, id4(&after.id));
+            tails.retain(|tail| (tail.newest_first, tail.id4) >= tie);
+        }
+        Self {
+            table: Table::Id,
+            prefix: Vec::new(),
+            next: None,
+            oldest: u32::MAX,
+            rows: tails.into(),
+            chunk_rows: 1,
+        }
+    }
+
     fn fill(&mut self, from: &dyn ReadRows) -> Result<(), WorldError> {
         while self.rows.is_empty()
             && let Some(start) = self.next.take()
@@ -95,15 +138,14 @@ impl Merge<'_> {
 pub(super) fn scan(rows: &dyn ReadRows, request: &ScanRequest) -> Result<IndexPage, WorldError> {
     let mut page = IndexPage { applied: applied(rows)?, rows: Vec::new(), complete_to: None };
     let rows_max = request.rows_max.max(1) as usize;
-    let cursors = Cursors::open(rows, request)?.cursors;
+    let cursors = Opening::new(rows, request).cursors(request)?;
     let mut merge = Merge { rows, heads: BinaryHeap::with_capacity(cursors.len()), cursors };
     for index in 0..merge.cursors.len() {
         merge.push_head(index)?;
     }
     let mut examined = 0;
     while let Some((newest_first, id4, tie)) = merge.next_tie()? {
-        examined += tie.len();
-        take_tie(rows, tie, request.after, &mut page.rows)?;
+        examined += take_tie(rows, tie, request.after, &mut page.rows)?;
         let is_full = page.rows.len() >= rows_max || examined >= PAGE_ROWS_EXAMINED_MAX;
         if is_full && !merge.heads.is_empty() {
             page.complete_to = Some(tie_end(!newest_first, id4));
@@ -113,16 +155,17 @@ pub(super) fn scan(rows: &dyn ReadRows, request: &ScanRequest) -> Result<IndexPa
     Ok(page)
 }
 
-/// Adds the rows of a tie in the order of their full ids, each event once, dead ones left out.
+/// Adds the rows of a tie in the order of their full ids, each event once, dead ones left out;
+/// returns how many different rows the tie had.
 fn take_tie(
     rows: &dyn ReadRows,
     mut tie: Vec<Tail>,
     after: Option<Position>,
     page: &mut Vec<IndexRow>,
-) -> Result<(), WorldError> {
+) -> Result<usize, WorldError> {
     tie.sort_unstable();
     tie.dedup();
-    let from = page.len();
+    let (from, examined) = (page.len(), tie.len());
     for tail in tie {
         if let Some(row) = loc_row(rows, tail.seq)?
             && after.is_none_or(|after| row.position > after)
@@ -131,56 +174,96 @@ fn take_tie(
         }
     }
     page[from..].sort_unstable_by_key(|row| (row.position, row.seq));
-    Ok(())
+    Ok(examined)
 }
 
-/// The cursors of a request.
-struct Cursors<'a> {
-    rows: &'a dyn ReadRows,
-    after: Option<Position>,
-    cursors: Vec<Cursor>,
-    chunk_rows: usize,
+/// Seconds from and until which rows are wanted, both inclusive.
+#[derive(Clone, Copy)]
+struct Window {
+    since: u32,
+    until: u32,
 }
 
-impl<'a> Cursors<'a> {
-    fn open(rows: &'a dyn ReadRows, request: &ScanRequest) -> Result<Self, WorldError> {
-        let share = request.rows_max as usize / request.streams.len().max(1) + 1;
-        let chunk_rows = share.clamp(*CHUNK_ROWS.start(), *CHUNK_ROWS.end());
-        let mut open = Self { rows, after: request.after, cursors: Vec::new(), chunk_rows };
-        let mut ids = Vec::new();
-        for stream in request.streams.iter().filter(|stream| stream.since <= stream.until) {
-            match &stream.source {
-                Source::Time => open.push(Table::Time, &[], stream),
-                Source::Kind(kind) => open.push(Table::Kind, &kind.to_be_bytes(), stream),
-                Source::Author(hash, kinds) => open.hashed(Table::Author, *hash, kinds, stream)?,
-                Source::Tag(hash, kinds) => open.hashed(Table::Tag, *hash, kinds, stream)?,
-                Source::Id(id) => ids.extend(find_id(rows, id)?.filter(|row| {
-                    (stream.since..=stream.until).contains(&row.position.created_at)
-                })),
-            }
-        }
-        open.push_ids(ids);
-        Ok(open)
+impl Window {
+    fn of(stream: &Stream) -> Self {
+        Self { since: stream.since, until: stream.until }
     }
 
-    fn push(&mut self, table: Table, prefix: &[u8], stream: &Stream) {
-        let mut from = prefix.to_vec();
-        match self.after.filter(|after| after.created_at <= stream.until) {
-            // The position's own tie is read again: the full id decides which of it is left.
-            Some(after) => {
-                from.extend_from_slice(&(!after.created_at).to_be_bytes());
-                from.extend_from_slice(&id4(&after.id).to_be_bytes());
+    fn widened(self, other: Self) -> Self {
+        Self { since: self.since.min(other.since), until: self.until.max(other.until) }
+    }
+}
+
+/// What a request opens. Streams that share a table and a prefix share a cursor over all of their
+/// windows: a page is a superset anyway, and a row that comes once per stream would eat the page.
+struct Opening<'a> {
+    rows: &'a dyn ReadRows,
+    after: Option<Position>,
+    windows: BTreeMap<(Table, Vec<u8>), Window>,
+    /// Seeks left to find the kinds of authors and tags.
+    seeks_left: usize,
+}
+
+impl<'a> Opening<'a> {
+    fn new(rows: &'a dyn ReadRows, request: &ScanRequest) -> Self {
+        let windows = BTreeMap::new();
+        Self { rows, after: request.after, windows, seeks_left: CURSORS_MAX }
+    }
+
+    fn cursors(mut self, request: &ScanRequest) -> Result<Vec<Cursor>, WorldError> {
+        let streams = || request.streams.iter().filter(|stream| stream.since <= stream.until);
+        let mut ids = Vec::new();
+        let mut everything: Option<Window> = None;
+        for stream in streams() {
+            let window = Window::of(stream);
+            if let Source::Id(id) = &stream.source {
+                let in_window = |row: &IndexRow| {
+                    (window.since..=window.until).contains(&row.position.created_at)
+                };
+                ids.extend(find_id(self.rows, id)?.filter(in_window));
+            } else {
+                everything = Some(everything.map_or(window, |have| have.widened(window)));
             }
-            None => from.extend_from_slice(&(!stream.until).to_be_bytes()),
         }
-        self.cursors.push(Cursor {
-            table,
-            prefix: prefix.to_vec(),
-            next: Some(from),
-            oldest: !stream.since,
-            rows: VecDeque::new(),
-            chunk_rows: self.chunk_rows,
-        });
+        let mut is_within_bounds = true;
+        for stream in streams() {
+            is_within_bounds = self.add(stream)? && self.windows.len() <= CURSORS_MAX;
+            if !is_within_bounds {
+                break;
+            }
+        }
+        if let Some(window) = everything.filter(|_| !is_within_bounds) {
+            self.windows.clear();
+            self.want(Table::Time, &[], window);
+        }
+        let share = request.rows_max as usize / self.windows.len().max(1) + 1;
+        let chunk_rows = share.clamp(*CHUNK_ROWS.start(), *CHUNK_ROWS.end());
+        let after = self.after;
+        let open =
+            |((table, prefix), window)| Cursor::open(table, prefix, window, after, chunk_rows);
+        let mut cursors: Vec<Cursor> = self.windows.into_iter().map(open).collect();
+        cursors.push(Cursor::of_ids(ids, after));
+        Ok(cursors)
+    }
+
+    /// Adds what a stream needs; `false` when finding that out took too many seeks.
+    fn add(&mut self, stream: &Stream) -> Result<bool, WorldError> {
+        let window = Window::of(stream);
+        match &stream.source {
+            Source::Time => self.want(Table::Time, &[], window),
+            Source::Kind(kind) => self.want(Table::Kind, &kind.to_be_bytes(), window),
+            Source::Author(hash, kinds) => return self.hashed(Table::Author, *hash, kinds, window),
+            Source::Tag(hash, kinds) => return self.hashed(Table::Tag, *hash, kinds, window),
+            Source::Id(_) => {}
+        }
+        Ok(true)
+    }
+
+    fn want(&mut self, table: Table, prefix: &[u8], window: Window) {
+        self.windows
+            .entry((table, prefix.to_vec()))
+            .and_modify(|have| *have = have.widened(window))
+            .or_insert(window);
     }
 
     fn hashed(
@@ -188,33 +271,39 @@ impl<'a> Cursors<'a> {
         table: Table,
         hash: u64,
         kinds: &Kinds,
-        stream: &Stream,
-    ) -> Result<(), WorldError> {
+        window: Window,
+    ) -> Result<bool, WorldError> {
         let found;
         let kinds = match kinds {
             Kinds::These(kinds) => &kinds[..],
-            Kinds::All => {
-                found = self.kinds_of(table, hash)?;
-                &found[..]
-            }
+            Kinds::All => match self.kinds_of(table, hash)? {
+                Some(kinds) => {
+                    found = kinds;
+                    &found[..]
+                }
+                None => return Ok(false),
+            },
         };
         if kinds.len() > KINDS_MERGED_MAX {
-            self.push(Table::Time, &[], stream);
-            return Ok(());
+            self.want(Table::Time, &[], window);
+            return Ok(true);
         }
         for kind in kinds {
-            self.push(table, &hash_kind_prefix(hash, *kind), stream);
+            self.want(table, &hash_kind_prefix(hash, *kind), window);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The kinds under a hash, found by seeking past each; one more than can be merged at most.
-    fn kinds_of(&self, table: Table, hash: u64) -> Result<Vec<u16>, WorldError> {
+    /// `None` when no seeks are left.
+    fn kinds_of(&mut self, table: Table, hash: u64) -> Result<Option<Vec<u16>>, WorldError> {
         let mut kinds: Vec<u16> = Vec::new();
         let mut from = Some(0);
         while let Some(kind) = from.take()
             && kinds.len() <= KINDS_MERGED_MAX
         {
+            let Some(seeks_left) = self.seeks_left.checked_sub(1) else { return Ok(None) };
+            self.seeks_left = seeks_left;
             self.rows.walk(table, &hash_kind_prefix(hash, kind), &mut |key, _| {
                 if let Some(prefix) = key.first_chunk::<10>()
                     && prefix[..8] == hash.to_be_bytes()
@@ -226,25 +315,63 @@ impl<'a> Cursors<'a> {
                 false
             })?;
         }
-        Ok(kinds)
+        Ok(Some(kinds))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    /// An index that holds nothing and counts how often it is sought in.
+    #[derive(Default)]
+    struct Empty {
+        seeks: Cell<usize>,
     }
 
-    /// Rows found by id are a cursor that has nothing more to read.
-    fn push_ids(&mut self, rows: Vec<IndexRow>) {
-        let tail = |row: &IndexRow| Tail::of(row.position.created_at, &row.position.id, row.seq);
-        let mut tails: Vec<Tail> = rows.iter().map(tail).collect();
-        tails.sort_unstable();
-        if let Some(after) = self.after {
-            let tie = (!after.created_at, id4(&after.id));
-            tails.retain(|tail| (tail.newest_first, tail.id4) >= tie);
+    impl ReadRows for Empty {
+        fn row(&self, _: Table, _: &[u8], _: &mut dyn FnMut(&[u8])) -> Result<(), WorldError> {
+            Ok(())
         }
-        self.cursors.push(Cursor {
-            table: Table::Id,
-            prefix: Vec::new(),
-            next: None,
-            oldest: u32::MAX,
-            rows: tails.into(),
-            chunk_rows: 1,
-        });
+
+        fn walk(
+            &self,
+            _: Table,
+            _: &[u8],
+            _: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+        ) -> Result<(), WorldError> {
+            self.seeks.set(self.seeks.get() + 1);
+            Ok(())
+        }
+
+        fn count(&self, _: Table) -> Result<usize, WorldError> {
+            Ok(0)
+        }
+    }
+
+    fn seeks_of(streams: Vec<Stream>) -> usize {
+        let rows = Empty::default();
+        scan(&rows, &ScanRequest { streams: streams.into(), after: None, rows_max: 100 }).unwrap();
+        rows.seeks.get()
+    }
+
+    fn stream(hash: u64, kinds: Kinds) -> Stream {
+        Stream { source: Source::Author(hash, kinds), since: 0, until: u32::MAX }
+    }
+
+    #[test]
+    fn the_seeks_of_a_page_are_bounded() {
+        let kinds = |count: u16| Kinds::These((0..count).collect());
+        let few = (0..100).map(|author| stream(author, kinds(3))).collect();
+        assert_eq!(seeks_of(few), 300, "a cursor costs a seek");
+        let many = (0..5_000).map(|author| stream(author, kinds(64))).collect();
+        assert_eq!(seeks_of(many), 1, "too many are one by time");
+        let by_time = (0..5_000).map(|author| stream(author, kinds(65))).collect();
+        assert_eq!(seeks_of(by_time), 1, "they all go by time");
+        let any = (0..CURSORS_MAX as u64 + 10).map(|author| stream(author, Kinds::All)).collect();
+        assert_eq!(seeks_of(any), CURSORS_MAX + 1, "what cannot be found out goes by time");
+        let same = (0..1_000).map(|_| stream(7, kinds(2))).collect();
+        assert_eq!(seeks_of(same), 2, "streams over the same rows are one");
     }
 }
