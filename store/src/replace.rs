@@ -190,7 +190,7 @@ pub fn decide(
     for (target, slot) in &arrival.targets {
         match (target, slot) {
             (Target::Id(id), _) => match body_of(id, view, bodies) {
-                Body::Unknown => accepted.mark(id, arrival, view),
+                Body::Unknown | Body::Damaged => accepted.mark(id, arrival, view),
                 Body::Here(known, victim) => {
                     if nip09::may_delete(&arrival.pubkey, &victim.view()) {
                         accepted.mark(id, arrival, view);
@@ -198,7 +198,6 @@ pub fn decide(
                     }
                 }
                 Body::Elsewhere(loc) => needed.push((*id, loc)),
-                Body::Damaged => {}
             },
             (Target::Slot(target), Some(key)) => {
                 accepted.end_slot(target, *key, arrival.version.created_at, view);
@@ -220,7 +219,8 @@ enum Body {
     Here(Known, Event),
     /// It is stored and must be read.
     Elsewhere(Loc),
-    /// It is stored and cannot be read: whose it is cannot be known, so it stays.
+    /// It is stored and cannot be read: whose it is cannot be known, so it stays; the mark, which
+    /// binds its author's events only, keeps a copy from coming back.
     Damaged,
 }
 

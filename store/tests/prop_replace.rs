@@ -256,3 +256,26 @@ fn a_wrap_is_deleted_by_its_recipient_before_and_after_it_comes() {
     assert_eq!(run(&[by(3), wrap.clone()], &mut Draws(1)), kept);
     assert_eq!(run(&[wrap.clone(), by(3)], &mut Draws(1)), kept);
 }
+
+#[test]
+fn a_victim_that_cannot_be_read_is_marked_and_stays() {
+    let config = StoreConfig { checkpoint_events: 1, hot_bytes_max: 0, ..config() };
+    let mut world = World::open(config, MemIndex::new(common::SECRET), MemSegments::default());
+    let victim = Draft::new(1, 1, 10).pack();
+    world.put(&victim);
+    world.commit();
+    let id = victim.view().id();
+    let request = Draft::new(1, nip09::KIND, 30).tag("e", &id.to_hex()).pack();
+    let arrival = Arrival::of(&request.view(), &common::SECRET).unwrap();
+    let answers = world.answers(arrival.keys());
+    let view = world.store.view(&answers);
+    let Verdict::NeedBodies(needed) = decide(&arrival, &view, &[]) else {
+        panic!("the victim is neither pending nor hot");
+    };
+    assert_eq!(needed.len(), 1);
+    let Verdict::Accept(accepted) = decide(&arrival, &view, &[(id, None)]) else {
+        panic!("a damaged victim does not keep its deletion from being stored");
+    };
+    assert_eq!(accepted.mark_ids, [id]);
+    assert_eq!(accepted.kills, []);
+}
