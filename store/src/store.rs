@@ -2,7 +2,7 @@
 
 use crate::delta::Generation;
 use crate::effect::{
-    Checkpoint, Found, IndexRow, Loc, LookupKey, ScanRequest, Seq, StoreEffect, StoreInput, Token,
+    Checkpoint, IndexRow, Loc, LookupKey, ScanRequest, Seq, StoreEffect, StoreInput, Token,
     WorldError,
 };
 use crate::key::{EventKeys, SKETCHED_BIT};
@@ -174,11 +174,14 @@ impl Store {
 
     /// Answers without a question, for a decision that memory can make alone.
     pub fn memory_only(&self) -> Answers {
-        Answers { found: Vec::new(), pins: vec![self.pin.clone()] }
+        Answers::new(Vec::new(), self.pin.clone())
     }
 
-    /// Asks the index. Answer: [`StoreOutput::Looked`].
-    pub fn lookup(&mut self, keys: Vec<LookupKey>, fx: &mut Vec<StoreEffect>) -> Token {
+    /// Asks the index, for each key once. Answer: [`StoreOutput::Looked`].
+    pub fn lookup(&mut self, mut keys: Vec<LookupKey>, fx: &mut Vec<StoreEffect>) -> Token {
+        // The candidates of a batch often ask about the same slot or the same deleted event.
+        keys.sort_unstable();
+        keys.dedup();
         let token = self.issue(Read::Lookup { pin: self.pin.clone() });
         fx.push(StoreEffect::Lookup { token, keys });
         token
@@ -380,8 +383,8 @@ impl Store {
             StoreInput::Looked { token, keys, found } => {
                 let Some(Read::Lookup { pin }) = self.reads.remove(&token) else { return };
                 let answer = found.map(|found| {
-                    let found: Vec<(LookupKey, Found)> = keys.into_iter().zip(found).collect();
-                    StoreOutput::Looked { token, answers: Answers { found, pins: vec![pin] } }
+                    let found = keys.into_iter().zip(found).collect();
+                    StoreOutput::Looked { token, answers: Answers::new(found, pin) }
                 });
                 self.answer(token, answer, out);
             }

@@ -26,25 +26,41 @@ impl Pin {
 /// What the index said to a set of keys. Keep it only while one decision is being made.
 #[derive(Clone, Debug)]
 pub struct Answers {
-    pub(crate) found: Vec<(LookupKey, Found)>,
-    pub(crate) pins: Vec<Pin>,
+    /// In order of the keys, each once: a batch of candidates shares its answers, and each of them
+    /// looks for a few among thousands.
+    found: Vec<(LookupKey, Found)>,
+    pins: Vec<Pin>,
 }
 
 impl Answers {
+    pub(crate) fn new(mut found: Vec<(LookupKey, Found)>, pin: Pin) -> Self {
+        sort_once(&mut found);
+        Self { found, pins: vec![pin] }
+    }
+
     /// Adds the answers to further keys of the same decision.
     pub fn extend(&mut self, more: Answers) {
         self.found.extend(more.found);
+        sort_once(&mut self.found);
         self.pins.extend(more.pins);
     }
 
     fn find(&self, key: &LookupKey) -> Option<Found> {
-        self.found.iter().find(|(have, _)| have == key).map(|(_, found)| *found)
+        let at = self.found.binary_search_by(|(have, _)| have.cmp(key)).ok()?;
+        self.found.get(at).map(|(_, found)| *found)
     }
 
     /// Whether `key` has been answered.
     pub fn has(&self, key: &LookupKey) -> bool {
         self.find(key).is_some()
     }
+}
+
+/// Sorts by key and keeps the first answer to each. The sort is a stable one, which takes two
+/// sorted runs for what they are and merges them.
+fn sort_once(found: &mut Vec<(LookupKey, Found)>) {
+    found.sort_by(|(one, _), (other, _)| one.cmp(other));
+    found.dedup_by(|(later, _), (first, _)| later == first);
 }
 
 /// A stored event as a decision knows it.
@@ -128,4 +144,29 @@ impl View<'_> {
 pub(crate) struct Retired {
     pub(crate) generation: Arc<Generation>,
     pub(crate) pin: Pin,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: u8) -> LookupKey {
+        LookupKey::Id(EventId([number; 32]))
+    }
+
+    #[test]
+    fn answers_are_found_whatever_their_order_and_the_first_one_counts() {
+        let until = |numbers: &[(u8, u32)]| {
+            let found = |(number, until): &(u8, u32)| (key(*number), Found::DeletedUntil(*until));
+            Answers::new(numbers.iter().map(found).collect(), Pin::default())
+        };
+        let mut answers = until(&[(9, 1), (3, 2), (5, 3), (3, 4)]);
+        answers.extend(until(&[(4, 5), (9, 6), (1, 7)]));
+        let expected = [(9, 1), (3, 2), (5, 3), (4, 5), (1, 7)];
+        for (number, until) in expected {
+            assert_eq!(answers.find(&key(number)), Some(Found::DeletedUntil(until)));
+        }
+        assert!([0, 2, 6, 10].iter().all(|number| !answers.has(&key(*number))));
+        assert_eq!((answers.found.len(), answers.pins.len()), (expected.len(), 2));
+    }
 }
