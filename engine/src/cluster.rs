@@ -376,6 +376,7 @@ fn open_shard(common: &Common, shard: u16) -> Result<(Owned, Place), OpenError> 
         seed,
         verify_slice: VERIFY_SLICE,
         recent_ids_max: RECENT_IDS_MAX,
+        ring_bytes_max: common.ceiling.ring_shard_bytes as usize,
     };
     let verifier = Secp256k1Verifier::new(entropy::seed(), VERIFIER_KEYS_MAX);
     let shard_state = Shard::new(shard_config, store, Box::new(verifier));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 /// Events kept for slow cores.
 pub const RING_EVENTS_MAX: usize = 16 * 1024;
-/// Bytes of packed events kept for slow cores.
+/// Bytes of packed events kept for slow cores at most; a shard may be given less.
 pub const RING_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Events in one batch to a core.
 const BATCH_EVENTS_MAX: u64 = 128;
@@ -23,21 +23,28 @@ struct Reader {
     credit: u32,
 }
 
-/// The ring. Owned by the shard's core; at most [`RING_BYTES_MAX`] and one event.
+/// The ring. Owned by the shard's core; at most the bytes that it was made with and one event.
 #[derive(Debug)]
 pub struct LiveRing {
     events: VecDeque<Event>,
     bytes: usize,
+    bytes_max: usize,
     /// Index of the oldest event held.
     first: LiveIndex,
     readers: Box<[Reader]>,
 }
 
 impl LiveRing {
-    /// An empty ring for `cores` cores.
-    pub fn new(cores: usize) -> Self {
+    /// An empty ring for `cores` cores that holds up to `bytes_max`, at most [`RING_BYTES_MAX`].
+    pub fn new(cores: usize, bytes_max: usize) -> Self {
         let reader = Reader { interest: 0, next: 0, credit: LIVE_CREDIT };
-        Self { events: VecDeque::new(), bytes: 0, first: 0, readers: vec![reader; cores].into() }
+        Self {
+            events: VecDeque::new(),
+            bytes: 0,
+            bytes_max: bytes_max.min(RING_BYTES_MAX),
+            first: 0,
+            readers: vec![reader; cores].into(),
+        }
     }
 
     /// The index that the next event will get.
@@ -67,7 +74,7 @@ impl LiveRing {
         self.bytes += event.packed().len();
         self.events.push_back(event);
         while self.events.len() > RING_EVENTS_MAX
-            || (self.bytes > RING_BYTES_MAX && self.events.len() > 1)
+            || (self.bytes > self.bytes_max && self.events.len() > 1)
         {
             if let Some(oldest) = self.events.pop_front() {
                 self.bytes -= oldest.packed().len();

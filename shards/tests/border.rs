@@ -157,9 +157,9 @@ fn every_event_comes_once_on_either_side_of_the_border() {
 
 #[test]
 fn a_core_that_falls_off_the_ring_is_told_and_its_subscriptions_end() {
-    use shards::live::{LiveRing, RING_EVENTS_MAX};
+    use shards::live::{LiveRing, RING_BYTES_MAX, RING_EVENTS_MAX};
     use shards::message::ToHome;
-    let mut ring = LiveRing::new(2);
+    let mut ring = LiveRing::new(2, RING_BYTES_MAX);
     let event = Signer::from_seed(3).sign(&Draft::new(1, 5).content("x"));
     ring.push(event.clone());
     let (from, next) = ring.install(1);
@@ -220,4 +220,18 @@ fn held_events_follow_at_the_readers_pace() {
     }
     assert_eq!(held, 400);
     assert!(turns >= 6, "{turns} turns for 400 kB");
+}
+
+#[test]
+fn a_ring_keeps_to_the_bytes_it_was_given() {
+    use shards::live::LiveRing;
+    let event = Signer::from_seed(3).sign(&Draft::new(1, 5).content("x"));
+    let bytes_max = 10 * event.packed().len();
+    let mut ring = LiveRing::new(1, bytes_max);
+    ring.install(0);
+    for _ in 0..100 {
+        ring.push(event.clone());
+    }
+    assert_eq!(ring.bytes(), bytes_max);
+    assert_eq!(ring.head(), 100);
 }

@@ -2,6 +2,7 @@
 //! is anonymous memory; the page cache of log and index is the kernel's.
 
 use super::Config;
+use shards::live::RING_BYTES_MAX;
 use std::fmt;
 
 const KIB: u64 = 1 << 10;
@@ -11,8 +12,12 @@ const MIB: u64 = 1 << 20;
 const PROCESS_BYTES: u64 = 40 * MIB;
 /// One core: receive buffers, scratch buffers, caches of keys and addresses, free chunks.
 const CORE_BYTES: u64 = 12 * MIB;
-/// One shard beside its budgets: the live ring, the sketch, recent ids, batches under way.
-const SHARD_BYTES: u64 = 12 * MIB;
+/// One shard beside its budgets: the sketch, recent ids, batches under way.
+const SHARD_BYTES: u64 = 8 * MIB;
+/// Least that a shard's live ring gets: enough for a burst of the largest events.
+const RING_BYTES_MIN: u64 = 4 * MIB;
+/// Share of the whole that all live rings get together, unless that is too little or too much.
+const RINGS_PERCENT: u64 = 10;
 /// One connection: its state, its place in tables, its share of subscriptions.
 const CONNECTION_BYTES: u64 = 2 * KIB;
 /// Greatest automatic share of each budget.
@@ -47,6 +52,8 @@ pub struct Ceiling {
     pub input_core_bytes: u64,
     /// Query answers held by one core.
     pub pages_core_bytes: u64,
+    /// Live ring of one shard.
+    pub ring_shard_bytes: u64,
     /// Delta of one shard.
     pub delta_shard_bytes: u64,
     /// Hot bodies of one shard.
@@ -79,7 +86,10 @@ impl Ceiling {
         };
         let fixed_bytes = machine.cores * CORE_BYTES + machine.shards * SHARD_BYTES;
         let connections_bytes = u64::from(config.network.connections_max) * CONNECTION_BYTES;
-        let taken = PROCESS_BYTES + fixed_bytes + connections_bytes;
+        let ring_shard_bytes = (memory_bytes_max / 100 * RINGS_PERCENT / machine.shards)
+            .clamp(RING_BYTES_MIN, RING_BYTES_MAX as u64);
+        let rings_bytes = machine.shards * ring_shard_bytes;
+        let taken = PROCESS_BYTES + fixed_bytes + connections_bytes + rings_bytes;
         let free = memory_bytes_max.saturating_sub(taken);
         // The shares add up to 96 %; the rest is left for what was counted too low.
         let share = |mib: u64, percent: u64, among: u64, share_max: u64| match mib {
@@ -94,6 +104,7 @@ impl Ceiling {
             outbox_core_bytes: share(memory.outbox_total_mib, 36, machine.cores, OUTBOX_SHARE_MAX),
             input_core_bytes: share(memory.input_total_mib, 10, machine.cores, SMALL_SHARE_MAX),
             pages_core_bytes: share(memory.pages_total_mib, 10, machine.cores, SMALL_SHARE_MAX),
+            ring_shard_bytes,
             delta_shard_bytes: share(memory.delta_mib, 28, machine.shards, SMALL_SHARE_MAX),
             hot_shard_bytes: share(memory.hot_mib, 12, machine.shards, SMALL_SHARE_MAX),
             machine,
@@ -115,7 +126,7 @@ impl Ceiling {
     /// The sum.
     pub fn total_bytes(&self) -> u64 {
         let core = self.outbox_core_bytes + self.input_core_bytes + self.pages_core_bytes;
-        let shard = self.delta_shard_bytes + self.hot_shard_bytes;
+        let shard = self.ring_shard_bytes + self.delta_shard_bytes + self.hot_shard_bytes;
         self.process_bytes
             + self.fixed_bytes
             + self.connections_bytes
@@ -131,8 +142,8 @@ impl fmt::Display for Ceiling {
         write!(
             f,
             "memory ceiling {} of {} MiB: process {} + cores and shards {} + connections {} + \
-             outboxes {cores} x {} + input {cores} x {} + pages {cores} x {} + delta {shards} x {} \
-             + hot events {shards} x {}",
+             outboxes {cores} x {} + input {cores} x {} + pages {cores} x {} + live rings {shards} x \
+             {} + delta {shards} x {} + hot events {shards} x {}",
             mib(self.total_bytes()),
             mib(self.memory_bytes_max),
             mib(self.process_bytes),
@@ -141,6 +152,7 @@ impl fmt::Display for Ceiling {
             mib(self.outbox_core_bytes),
             mib(self.input_core_bytes),
             mib(self.pages_core_bytes),
+            mib(self.ring_shard_bytes),
             mib(self.delta_shard_bytes),
             mib(self.hot_shard_bytes),
         )
@@ -164,6 +176,8 @@ mod tests {
             let ceiling = Ceiling::compute(&config, machine(1 << 20, cores, shards)).unwrap();
             assert!(ceiling.total_bytes() <= max_mib * MIB, "{ceiling}");
             assert!(ceiling.outbox_core_bytes <= OUTBOX_SHARE_MAX);
+            let rings = RING_BYTES_MIN..=RING_BYTES_MAX as u64;
+            assert!(rings.contains(&ceiling.ring_shard_bytes), "{ceiling}");
         }
     }
 

@@ -33,6 +33,8 @@ pub struct ShardConfig {
     pub verify_slice: usize,
     /// Ids of recent durable events that answer a duplicate without a look at the store.
     pub recent_ids_max: usize,
+    /// Bytes of recent events kept for cores that take live events slowly.
+    pub ring_bytes_max: usize,
 }
 
 /// What happens to a shard.
@@ -97,7 +99,7 @@ impl Shard {
             queries: SeededMap::with_hasher(config.seed),
             searching: VecDeque::new(),
             waiting: SeededMap::with_hasher(config.seed),
-            live: LiveRing::new(config.cores),
+            live: LiveRing::new(config.cores, config.ring_bytes_max),
             proven: proto::SeededSet::with_hasher(config.seed),
             counters: ShardCounters::default(),
             outputs: Vec::new(),

@@ -144,6 +144,7 @@ impl World {
                 seed: seed(),
                 verify_slice: 16,
                 recent_ids_max: 1000,
+                ring_bytes_max: shards::live::RING_BYTES_MAX,
             };
             world.shards.push(Shard::new(config, store, Box::new(verifier.clone())));
             world.indexes.push(index);
