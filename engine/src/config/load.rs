@@ -229,7 +229,7 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     check_range("network.connections_max", config.network.connections_max.into(), (1, 10_000_000))?;
     check_range("network.ping_interval_ms", config.network.ping_interval_ms, (10, 86_400_000))?;
     check_range("store.shards", config.store.shards.into(), (0, 256))?;
-    // Recovery holds a segment of each shard in memory, so its size is part of the ceiling.
+    // Recovery reads a whole segment into memory, so a larger one would need as much to start.
     check_range("store.segment_mib", config.store.segment_mib.into(), (1, 256))?;
     check_range("store.checkpoint_events", config.store.checkpoint_events.into(), (1, 1 << 24))?;
     let hard_kib = config.memory.outbox_hard_kib;
