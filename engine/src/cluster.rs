@@ -6,7 +6,7 @@ use crate::control::Control;
 use crate::core_loop::{Core, CoreParts, Owned, Owners};
 use crate::effects::{Performer, Place};
 use crate::post::Post;
-use crate::runtime::listener::{ListenerOptions, bind_listener, local_address};
+use crate::runtime::listener::{ListenerOptions, bind_listener, check_free, local_address};
 use crate::runtime::pool::Pool;
 use crate::runtime::probe::Chosen;
 use crate::runtime::reactor::{Backend, Reactor};
@@ -202,6 +202,9 @@ impl Cluster {
             backlog: i32::try_from(config.network.backlog).unwrap_or(i32::MAX),
             user_timeout_ms: config.network.tcp_user_timeout_ms,
         };
+        if address.port() != 0 {
+            check_free(address, options)?;
+        }
         let first = bind_listener(address, options)?;
         let address = local_address(&first)?;
         let mut listeners = vec![first];

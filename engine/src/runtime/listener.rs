@@ -1,6 +1,7 @@
 //! Listening sockets: one per core on the same address, so that the kernel spreads connections.
 
 use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketFlags, SocketType, bind, getsockname, ipproto, listen, socket_with,
     sockopt,
@@ -17,31 +18,54 @@ pub struct ListenerOptions {
     pub user_timeout_ms: u32,
 }
 
+/// Checks that nobody listens on `address`, whose port is not 0.
+///
+/// Listeners of one user may share a port by `SO_REUSEPORT`, so a second relay would silently take
+/// half of the connections of the first. A socket that does not share finds that out.
+///
+/// # Errors
+/// What the system says, with the address in the text.
+pub fn check_free(address: SocketAddr, options: ListenerOptions) -> io::Result<()> {
+    listener(address, options, false).map(drop).map_err(|error| named(address, error))
+}
+
 /// Binds `address` with `SO_REUSEPORT`. An IPv6 wildcard takes IPv4 connections as well.
 ///
 /// # Errors
 /// What the system says, with the address in the text.
 pub fn bind_listener(address: SocketAddr, options: ListenerOptions) -> io::Result<OwnedFd> {
-    let named = |error: rustix::io::Errno| {
-        let error = io::Error::from(error);
-        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+    listener(address, options, true).map_err(|error| named(address, error))
+}
+
+fn named(address: SocketAddr, errno: Errno) -> io::Error {
+    let advice = match errno {
+        Errno::ADDRINUSE => "; another process listens there, perhaps another relay",
+        _ => "",
     };
+    let error = io::Error::from(errno);
+    io::Error::new(error.kind(), format!("cannot listen on {address}: {error}{advice}"))
+}
+
+fn listener(
+    address: SocketAddr,
+    options: ListenerOptions,
+    is_shared: bool,
+) -> Result<OwnedFd, Errno> {
     let (family, is_v6) = match address {
         SocketAddr::V4(_) => (AddressFamily::INET, false),
         SocketAddr::V6(_) => (AddressFamily::INET6, true),
     };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket =
-        socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP)).map_err(named)?;
-    sockopt::set_socket_reuseaddr(&socket, true).map_err(named)?;
-    sockopt::set_socket_reuseport(&socket, true).map_err(named)?;
+    let socket = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    sockopt::set_socket_reuseport(&socket, is_shared)?;
     if is_v6 {
-        sockopt::set_ipv6_v6only(&socket, false).map_err(named)?;
+        sockopt::set_ipv6_v6only(&socket, false)?;
     }
-    sockopt::set_tcp_nodelay(&socket, true).map_err(named)?;
-    sockopt::set_tcp_user_timeout(&socket, options.user_timeout_ms).map_err(named)?;
-    bind(&socket, &address).map_err(named)?;
-    listen(&socket, options.backlog).map_err(named)?;
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    sockopt::set_tcp_user_timeout(&socket, options.user_timeout_ms)?;
+    bind(&socket, &address)?;
+    listen(&socket, options.backlog)?;
     Ok(socket)
 }
 
@@ -67,10 +91,15 @@ mod tests {
         let second = bind_listener(address, OPTIONS).unwrap();
         assert_eq!(local_address(&second).unwrap(), address);
         drop(second);
+        let error = check_free(address, OPTIONS).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert!(error.to_string().contains("another process listens there"), "{error}");
         let _client = std::net::TcpStream::connect(address).unwrap();
         let accepted = rustix::net::accept(&first).unwrap();
         assert!(sockopt::tcp_nodelay(&accepted).unwrap());
         assert_eq!(sockopt::tcp_user_timeout(&accepted).unwrap(), 30_000);
+        drop(first);
+        check_free(address, OPTIONS).unwrap();
     }
 
     #[test]
