@@ -16,12 +16,14 @@ use crate::config::{self, Config, Source};
 use crate::log::Level;
 use crate::runtime::probe::RuntimeChoice;
 use clap::{Args, Parser, Subcommand};
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Name of the admin socket within the data directory.
 const ADMIN_SOCKET: &str = "admin.sock";
+/// Configuration file that is read when none is named, if it exists.
+const CONFIG_FILE: &str = "turnpike.toml";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -166,9 +168,22 @@ fn configure(global: &Global) -> Result<Config, Failure> {
             })?;
             (Some(text), path.display().to_string())
         }
-        None => (std::fs::read_to_string("turnpike.toml").ok(), "turnpike.toml".to_owned()),
+        None => (read_if_exists(Path::new(CONFIG_FILE))?, CONFIG_FILE.to_owned()),
     };
     configure_from(global, text.as_deref(), &name)
+}
+
+/// The text of a file that need not be there. One that is there and cannot be read is an error: a
+/// relay must not come up with defaults because a permission is wrong.
+fn read_if_exists(path: &Path) -> Result<Option<String>, Failure> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => {
+            let message = anyhow::anyhow!("cannot read {}: {error}", path.display());
+            Err(Failure::Usage(message))
+        }
+    }
 }
 
 fn configure_from(global: &Global, text: Option<&str>, name: &str) -> Result<Config, Failure> {
@@ -209,6 +224,17 @@ mod tests {
         let after = Cli::try_parse_from(["turnpike", "run", "--data-dir", "x"]).unwrap();
         assert_eq!(before.global.data_dir, after.global.data_dir);
         assert!(Cli::try_parse_from(["turnpike", "import"]).is_err(), "a file is required");
+    }
+
+    #[test]
+    fn a_file_that_is_missing_is_none_and_one_that_cannot_be_read_is_an_error() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("t.toml");
+        assert_eq!(read_if_exists(&path).ok(), Some(None));
+        std::fs::write(&path, b"\xff").unwrap();
+        let Err(Failure::Usage(error)) = read_if_exists(&path) else { panic!("it was read") };
+        assert!(error.to_string().contains("t.toml"), "{error}");
+        assert!(matches!(read_if_exists(root.path()), Err(Failure::Usage(_))));
     }
 
     #[test]

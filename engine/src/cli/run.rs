@@ -12,6 +12,7 @@ use crate::runtime::signals::{self, Asked};
 use anyhow::Context;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
@@ -19,6 +20,7 @@ use std::sync::mpsc::Receiver;
 const IDLE_MS: u64 = 1_000;
 
 pub(super) fn run(global: &Global) -> Outcome {
+    let had_file = global.config.is_none() && Path::new(super::CONFIG_FILE).exists();
     let config = Arc::new(configure(global)?);
     let chosen = choose_runtime(&config)?;
     let directory = open_directory(&config, true)?;
@@ -30,15 +32,17 @@ pub(super) fn run(global: &Global) -> Outcome {
     let socket = cluster.directory().path().join(super::ADMIN_SOCKET);
     let requests = local::listen(&socket, cluster.control.wake().clone())
         .with_context(|| format!("admin socket {}", socket.display()))?;
-    announce(&config, &cluster, &chosen.line)?;
+    announce(&config, &cluster, &chosen.line);
     let address: SocketAddr = config.network.listen.parse().context("network.listen")?;
     let address = cluster.listen(&config, address)?;
-    say(&format!("listening ws://{address}"))?;
+    say(&format!("listening ws://{address}"));
     log::line(Level::Info, &format!("serving on ws://{address}"));
-    let service = Service { global, runtime: &chosen.line, asked: &asked, requests };
+    let service = Service { global, had_file, runtime: &chosen.line, asked: &asked, requests };
     service.serve(&config, &mut cluster);
     let _ = std::fs::remove_file(&socket);
     log::line(Level::Info, "ending: answers go out, connections close, stores are written down");
+    // A reload may have changed it since the start.
+    let (config, _) = cluster.control.shared().config();
     if !cluster.end(config.network.shutdown_timeout_ms) {
         return Err(Failure::Failed(anyhow::anyhow!(
             "the relay did not end within network.shutdown_timeout_ms; nothing that was answered \
@@ -49,14 +53,14 @@ pub(super) fn run(global: &Global) -> Outcome {
     Ok(())
 }
 
-/// One line on standard output, at once: tests and scripts wait for it.
-fn say(line: &str) -> std::io::Result<()> {
+/// One line on standard output, at once: tests and scripts wait for it. That nobody reads there is
+/// no reason not to serve.
+fn say(line: &str) {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{line}")?;
-    out.flush()
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
-fn announce(config: &Config, cluster: &Cluster, runtime: &str) -> Outcome {
+fn announce(config: &Config, cluster: &Cluster, runtime: &str) {
     let format = cluster.directory().format();
     log::line(
         Level::Info,
@@ -78,13 +82,14 @@ fn announce(config: &Config, cluster: &Cluster, runtime: &str) -> Outcome {
             "relay.public_url is not set: AUTH is checked against the Host that clients ask for",
         );
     }
-    say(&format!("runtime {runtime}"))?;
-    Ok(())
+    say(&format!("runtime {runtime}"));
 }
 
 /// What the control core looks after while the others serve.
 struct Service<'a> {
     global: &'a Global,
+    /// The configuration came from the file that need not be there.
+    had_file: bool,
     runtime: &'a str,
     asked: &'a Asked,
     requests: Receiver<local::Request>,
@@ -96,7 +101,7 @@ impl Service<'_> {
         let mut current = Arc::clone(config);
         while !self.asked.to_end() {
             if self.asked.to_reload() {
-                current = reload(self.global, current, cluster);
+                current = self.reload(current, cluster);
             }
             match self.requests.try_recv() {
                 Ok(request) => self.answer(request, &current, cluster),
@@ -120,29 +125,39 @@ impl Service<'_> {
             Err(error) => writeln!(out, "xthe request is not understood: {error}"),
         };
     }
-}
 
-/// Puts what can change while running in force, and says what cannot. A configuration with an error
-/// changes nothing.
-fn reload(global: &Global, current: Arc<Config>, cluster: &Cluster) -> Arc<Config> {
-    let new = match configure(global) {
-        Ok(new) => new,
-        Err(Failure::Usage(error) | Failure::Failed(error) | Failure::Held(error)) => {
-            log::line(Level::Error, &format!("reload refused, nothing has changed: {error:#}"));
-            return current;
+    /// Puts what can change while running in force, and says what cannot. A configuration with an
+    /// error changes nothing.
+    fn reload(&self, current: Arc<Config>, cluster: &Cluster) -> Arc<Config> {
+        let new = match self.configure_again() {
+            Ok(new) => new,
+            Err(Failure::Usage(error) | Failure::Failed(error) | Failure::Held(error)) => {
+                log::line(Level::Error, &format!("reload refused, nothing has changed: {error:#}"));
+                return current;
+            }
+            Err(Failure::BrokenPipe) => return current,
+        };
+        let merged = crate::config::merge_live(&current, &new);
+        for line in crate::config::differences(&current, &merged) {
+            log::line(Level::Info, &format!("reloaded {line}"));
         }
-        Err(Failure::BrokenPipe) => return current,
-    };
-    let merged = crate::config::merge_live(&current, &new);
-    for line in crate::config::differences(&current, &merged) {
-        log::line(Level::Info, &format!("reloaded {line}"));
+        for line in crate::config::differences(&merged, &new) {
+            log::line(Level::Warn, &format!("not reloaded, takes a restart: {line}"));
+        }
+        let merged = Arc::new(merged);
+        log::set_level(merged.runtime.log_level);
+        cluster.control.shared().reconfigure(Arc::clone(&merged));
+        log::line(Level::Info, "configuration reloaded");
+        merged
     }
-    for line in crate::config::differences(&merged, &new) {
-        log::line(Level::Warn, &format!("not reloaded, takes a restart: {line}"));
+
+    /// A file that was there at the start must still be: without it every value that it set would
+    /// fall back to its default.
+    fn configure_again(&self) -> Result<Config, Failure> {
+        if self.had_file && !Path::new(super::CONFIG_FILE).exists() {
+            let message = anyhow::anyhow!("{} was there and is missing now", super::CONFIG_FILE);
+            return Err(Failure::Usage(message));
+        }
+        configure(self.global)
     }
-    let merged = Arc::new(merged);
-    log::set_level(merged.runtime.log_level);
-    cluster.control.shared().reconfigure(Arc::clone(&merged));
-    log::line(Level::Info, "configuration reloaded");
-    merged
 }
