@@ -77,7 +77,8 @@ pub struct ConnConfig {
     pub outbox: OutboxLimits,
     /// Bytes that all outboxes of the core may hold.
     pub outbox_total_bytes_max: usize,
-    /// Bytes that unfinished messages and parked input of the core may hold.
+    /// Bytes of request heads, unfinished messages and parked input of the core beyond which
+    /// unfinished messages may not grow past 16 KiB.
     pub input_bytes_max: usize,
     /// Fragments of one message.
     pub fragments_max: u8,

@@ -44,14 +44,12 @@ impl Request {
         budget.give(std::mem::take(&mut self.charged_bytes));
     }
 
-    /// Charges what `bytes` has grown by; `false` when the budget is used up.
-    fn charge(&mut self, budget: &mut InputBudget) -> bool {
+    /// Charges what `bytes` has grown by. A head is never refused by the budget, which others may
+    /// have used up: it is small, and bounded by the number of connections.
+    fn charge(&mut self, budget: &mut InputBudget) {
         let grown = self.bytes.capacity().saturating_sub(self.charged_bytes);
-        let is_paid = budget.take(grown);
-        if is_paid {
-            self.charged_bytes += grown;
-        }
-        is_paid
+        budget.take_anyway(grown);
+        self.charged_bytes += grown;
     }
 
     fn advance(&mut self, data: &mut &[u8], peer: IpAddr, trusted: &TrustedProxies) -> Step {
@@ -149,10 +147,7 @@ impl Conn {
             return None;
         }
         let step = request.advance(data, self.address, &core.config.trusted_proxies);
-        if !request.charge(&mut core.input) {
-            *data = &[];
-            return Some(self.refuse_request(now, Status::Unavailable, false, core));
-        }
+        request.charge(&mut core.input);
         match step {
             Step::Wait => None,
             Step::Client(client) => {
@@ -194,7 +189,6 @@ impl Conn {
         };
         let cause = match status {
             Status::NotFound => CloseCause::HttpAnswered,
-            Status::Unavailable => CloseCause::InputBudget,
             _ => CloseCause::BadRequest,
         };
         self.clear_request(core);

@@ -14,6 +14,11 @@ const ASSEMBLY_BYTES: usize = size_of::<Assembly>();
 /// its capacity; above it the two change places.
 const COPY_BYTES_MAX: usize = 16 * 1024;
 
+/// An assembly that takes no more than this is never refused by the budget, which is shared: a
+/// client with large unfinished messages must not lock out newcomers with small ones. These are
+/// bounded by the number of connections.
+const ASSEMBLY_GRANTED_BYTES: usize = 16 * 1024;
+
 /// Limits on what is decoded.
 #[derive(Clone, Copy, Debug)]
 pub struct DecoderLimits {
@@ -23,7 +28,8 @@ pub struct DecoderLimits {
     pub fragments_max: u8,
 }
 
-/// What unfinished messages and parked input of one core hold, and may hold. Owned by one core.
+/// What request heads, unfinished messages and parked input of one core hold, and how much of it
+/// large unfinished messages may bring that to. Owned by one core.
 #[derive(Debug)]
 pub struct InputBudget {
     held_bytes: usize,
@@ -55,7 +61,8 @@ impl InputBudget {
         fits
     }
 
-    /// Takes `bytes` whether or not they are there, for input that has to be kept.
+    /// Takes `bytes` whether or not they are there, for input that has to be kept and input that is
+    /// bounded otherwise.
     pub(crate) fn take_anyway(&mut self, bytes: usize) {
         self.held_bytes = self.held_bytes.saturating_add(bytes);
     }
@@ -97,7 +104,7 @@ pub enum Violation {
     /// A message in too many fragments.
     #[error("message has too many fragments")]
     TooManyFragments,
-    /// No memory for an unfinished message.
+    /// No memory for a large unfinished message.
     #[error("budget for unfinished messages is used up")]
     Budget,
 }
@@ -166,9 +173,7 @@ impl Decoder {
             if let Some(incoming) = whole_frame(data, scratch, limits)? {
                 return Ok(Some(incoming));
             }
-            if !budget.take(ASSEMBLY_BYTES) {
-                return Err(Violation::Budget);
-            }
+            budget.take_anyway(ASSEMBLY_BYTES);
             self.0 = Some(Box::new(Assembly::new(now_ms)));
         }
         let Some(assembly) = &mut self.0 else { return Ok(None) };
@@ -348,7 +353,9 @@ impl Assembly {
             self.utf8.feed(&self.message[before..]).map_err(|_| Violation::NotUtf8)?;
         }
         if !open.opcode.is_control() {
-            if !budget.take(grown) {
+            if self.charged_bytes + grown <= ASSEMBLY_GRANTED_BYTES {
+                budget.take_anyway(grown);
+            } else if !budget.take(grown) {
                 return Err(Violation::Budget);
             }
             self.charged_bytes += grown;
