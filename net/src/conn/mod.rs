@@ -100,7 +100,7 @@ pub struct Conn {
     /// Why it ends; set once.
     cause: Option<CloseCause>,
     pings_unanswered: u8,
-    /// Whether bytes came since the last ping.
+    /// Whether bytes came, or a backlog moved, since the last ping.
     has_heard: bool,
     is_parked: bool,
 }
@@ -200,6 +200,10 @@ impl Conn {
     /// goes to [`OutboxBudget::recycle`].
     pub fn chunk_sent(&mut self, chunk: Vec<u8>, core: &mut ConnCore) {
         self.outbox.sent(chunk, &mut core.outboxes);
+        // A slow reader whose Pong waits behind what it has not read yet is alive: the kernel took
+        // a chunk because the peer made room. A chunk that leaves nothing behind says nothing, it
+        // may rest in the kernel's buffer for good.
+        self.has_heard |= self.outbox.has_queued();
     }
 
     /// What is to be done with the socket; to be asked after every call that may end the

@@ -46,7 +46,7 @@ impl Conn {
         }
     }
 
-    /// Any byte since the last ping is as good as a Pong. A parked client is not asked: its Pong
+    /// Any byte since the last ping is as good as a Pong, and so is a backlog that moves. A parked client is not asked: its Pong
     /// would wait unread in the socket.
     fn ping(&mut self, now_ms: u64, core: &mut ConnCore) -> Option<CloseCause> {
         let timeouts = &core.config.timeouts;
