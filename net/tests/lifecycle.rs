@@ -92,6 +92,26 @@ fn a_zombie_is_gone_after_ninety_seconds_whatever_it_subscribed_to() {
 }
 
 #[test]
+fn a_slow_reader_whose_backlog_moves_is_alive() {
+    let mut wire = Wire::open(config());
+    let body = vec![b'x'; 8 * CHUNK_BYTES];
+    assert_eq!(wire.conn.deliver_stored("s", &body, &mut wire.core), Pushed::Ok);
+    // A chunk in each interval, and never a byte from the peer.
+    for _ in 0..8 {
+        let chunk = wire.conn.take_chunk().unwrap();
+        wire.conn.chunk_sent(chunk, &mut wire.core);
+        wire.wait(30_000);
+        assert_eq!(wire.conn.tick(wire.now, &mut wire.core), None);
+    }
+    // Then it stops reading.
+    wire.wait(30_000);
+    assert_eq!(wire.conn.tick(wire.now, &mut wire.core), None);
+    wire.wait(30_000);
+    let cause = CloseCause::PingTimeout;
+    assert_eq!(wire.conn.tick(wire.now, &mut wire.core), Some(cause));
+}
+
+#[test]
 fn a_peer_that_never_closes_is_left_behind() {
     let mut wire = Wire::open(config());
     wire.conn.begin_close(wire.now, CloseCause::ShuttingDown, &mut wire.core);
@@ -145,6 +165,44 @@ fn events_beyond_the_rate_are_refused_by_their_id_alone() {
     wire.message("[\"REQ\",\"s\",{}]");
     wire.wait(1_000);
     wire.message(&text);
+}
+
+#[test]
+fn auth_is_charged_like_an_event() {
+    let rates = Rates { events: Rate::per_second(1), ..Rates::default() };
+    let mut wire = Wire::open(ConnConfig { rates, ..config() });
+    let signer = Signer::new(1);
+    let event = signer.auth("wss://relay.example");
+    for _ in 0..10 {
+        let (events, _) = auth(&mut wire, &event);
+        assert_eq!(events, [ConnEvent::Authenticated(signer.key())]);
+    }
+    let (events, reply) = auth(&mut wire, &event);
+    assert_eq!(events, []);
+    assert_eq!(reply, format!("false,\"{}\"]", Reason::RateEvents.message()));
+    wire.message("[\"REQ\",\"s\",{}]");
+    wire.wait(1_000);
+    assert_eq!(auth(&mut wire, &event).0, [ConnEvent::Authenticated(signer.key())]);
+}
+
+#[test]
+fn verbs_written_with_escapes_are_charged_alike() {
+    for verb in ["EVENT", "AUTH"] {
+        let rates = Rates { events: Rate::per_second(1), ..Rates::default() };
+        let mut wire = Wire::open(ConnConfig { rates, ..config() });
+        let event = match verb {
+            "AUTH" => Signer::new(1).auth("wss://relay.example"),
+            _ => Signer::new(1).event(1, UNIX_S, "[]", ""),
+        };
+        let escaped = format!("\\u{:04x}{}", verb.as_bytes()[0], &verb[1..]);
+        let text = event_message(&escaped, &event);
+        for _ in 0..10 {
+            assert_eq!(wire.send_text(&text).len(), 1);
+        }
+        wire.frames();
+        assert_eq!(wire.send_text(&text), []);
+        assert!(wire.reply().ends_with(&format!("false,\"{}\"]", Reason::RateEvents.message())));
+    }
 }
 
 #[test]

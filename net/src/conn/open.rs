@@ -95,7 +95,9 @@ impl Conn {
             self.refuse(now, &error, core);
             return None;
         }
-        let refused = match parse_client_message(&core.scratch, &core.config.limits) {
+        let parsed = parse_client_message(&core.scratch, &core.config.limits)
+            .and_then(|message| self.charge_late(now.monotonic_ms, verb, message, core));
+        let refused = match parsed {
             Ok(ClientMessage::Auth(event)) => return self.take_auth(now, &event, core),
             Ok(message) => match self.refused_by_connection(now.monotonic_ms, &message, core) {
                 None => return Some(ConnEvent::Message(message)),
@@ -114,7 +116,8 @@ impl Conn {
             return Some(Reason::RateMessages);
         }
         match verb {
-            Verb::Event if !self.buckets.events.take(rates.events, 1, now_ms) => {
+            // AUTH costs a verified signature as an event does, also when the key is known.
+            Verb::Event | Verb::Auth if !self.buckets.events.take(rates.events, 1, now_ms) => {
                 Some(Reason::RateEvents)
             }
             Verb::Query if !self.buckets.queries.has_token(rates.queries, now_ms) => {
@@ -122,6 +125,23 @@ impl Conn {
             }
             _ => None,
         }
+    }
+
+    /// A verb that is written with escapes is known only after parsing; its event is charged then.
+    fn charge_late(
+        &mut self,
+        now_ms: u64,
+        verb: Verb,
+        message: ClientMessage,
+        core: &ConnCore,
+    ) -> Result<ClientMessage, MessageError> {
+        if let (Verb::Other, ClientMessage::Event(event) | ClientMessage::Auth(event)) =
+            (verb, &message)
+            && !self.buckets.events.take(core.config.rates.events, 1, now_ms)
+        {
+            return Err(MessageError::Event(event.view().id(), Reason::RateEvents));
+        }
+        Ok(message)
     }
 
     /// What the connection alone can refuse about a well-formed message.
