@@ -260,6 +260,26 @@ fn a_client_that_admission_refuses_gets_an_answer() {
 }
 
 #[test]
+fn a_refused_connection_lingers_only_when_it_was_read_from() {
+    let refuse = |wire: &mut Wire| {
+        wire.conn.refuse_admission(wire.now, Refusal::AddressFull, &mut wire.core);
+        assert_eq!(wire.conn.teardown(), Teardown::None, "the answer is not written yet");
+        assert!(wire.output().starts_with(b"HTTP/1.1 429 "));
+        wire.conn.teardown()
+    };
+    let mut wire = Wire::accept(configured());
+    assert_eq!(refuse(&mut wire), Teardown::Close);
+    assert_eq!(wire.send(net::fuzzing::UPGRADE), []);
+    for bytes in [PROXY, &upgrade_with("X-Forwarded-For: 1.2.3.4\r\n")] {
+        let mut wire = behind_proxy("10.1.1.1");
+        let mut data = bytes;
+        let event = wire.conn.next(wire.now, &mut data, &mut wire.core);
+        assert_eq!(event, Some(client("1.2.3.4")));
+        assert_eq!(refuse(&mut wire), Teardown::HalfClose);
+    }
+}
+
+#[test]
 fn unfinished_requests_are_counted_in_the_budget_of_input() {
     let mut wire = Wire::accept(configured());
     assert_eq!(wire.send(&net::fuzzing::UPGRADE[..100]), []);

@@ -62,7 +62,7 @@ enum State {
     Closing,
     /// The last bytes are queued; input is discarded until the peer closes.
     Lingering,
-    /// The last bytes are queued, and the peer has said everything.
+    /// The last bytes are queued, and the peer has said everything or will not be heard.
     Flushing,
     /// Nothing more is sent.
     Dead,
@@ -281,9 +281,13 @@ impl Conn {
         self.respond(deadline_ms, &response, CloseCause::HttpAnswered, &mut core.outboxes);
     }
 
-    /// Ends a connection whose client admission refused.
+    /// Ends a connection whose client admission refused. One that was refused before anything was
+    /// read is closed as soon as the answer is with the kernel: nobody counts it, so lingering for
+    /// its request would let a flood hold descriptors, and the answer is a courtesy.
     pub fn refuse_admission(&mut self, now: Now, reason: Refusal, core: &mut ConnCore) {
         core.counters.not_admitted[reason as usize] += 1;
+        let is_unread =
+            matches!(&self.state, State::Request(request) if request.has_read_nothing());
         self.clear_request(core);
         let status = match reason {
             Refusal::CoreFull => Status::Unavailable,
@@ -292,6 +296,9 @@ impl Conn {
         let deadline_ms = now.monotonic_ms.saturating_add(core.config.timeouts.close_ms);
         let response = refusal(status, reason.text(), false);
         self.respond(deadline_ms, &response, CloseCause::NotAdmitted, &mut core.outboxes);
+        if is_unread {
+            self.state = State::Flushing;
+        }
     }
 
     fn respond(

@@ -38,6 +38,11 @@ enum Step {
 }
 
 impl Request {
+    /// Whether no byte has come yet.
+    pub(super) fn has_read_nothing(&self) -> bool {
+        self.bytes.is_empty() && !self.is_proxy_header_read
+    }
+
     /// Frees the head and gives its bytes back to the budget.
     pub(super) fn clear(&mut self, budget: &mut InputBudget) {
         self.bytes = Vec::new();
