@@ -79,7 +79,8 @@ fn announce(config: &Config, cluster: &Cluster, runtime: &str) {
     if config.relay.public_url.is_empty() {
         log::line(
             Level::Warn,
-            "relay.public_url is not set: AUTH is checked against the Host that clients ask for",
+            "relay.public_url is not set: AUTH is checked against the Host that clients ask for, so \
+             another relay that a user authenticates to can pass that AUTH on and act as the user",
         );
     }
     say(&format!("runtime {runtime}"));
