@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use shards::message::Client;
 use shards::{HomeInput, Reply};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::MetadataExt;
@@ -33,6 +33,8 @@ const OFFSET_EVERY_MS: u64 = 2_000;
 const BEHIND_MS: u64 = 20;
 /// Lines longer than this are skipped without being kept.
 const LINE_BYTES_MAX: usize = 16 << 20;
+/// Bytes asked for in one read of the input.
+const READ_BYTES: usize = 1 << 20;
 /// The one client of the control core.
 const CLIENT: Client = Client { slot: 0, generation: 0 };
 
@@ -147,8 +149,8 @@ struct Importer<'a> {
     command: &'a Import,
     asked: &'a Asked,
     limits: Limits,
-    /// Copies of an event under way, with the offset of their line.
-    in_flight: BTreeMap<EventId, Vec<(u64, Event)>>,
+    /// Copies of an event under way, oldest first, with the offset of their line.
+    in_flight: BTreeMap<EventId, VecDeque<(u64, Event)>>,
     /// Lines under way by offset.
     offsets: BTreeMap<u64, ()>,
     /// Events that a shard had no room for.
@@ -162,7 +164,8 @@ impl Importer<'_> {
     fn file(&mut self, data_dir: &Path, path: &Path) -> Outcome {
         if path.as_os_str() == "-" {
             let bar = spinner();
-            self.lines(&mut io::stdin().lock(), 0, &bar, None)?;
+            let mut reader = BufReader::with_capacity(READ_BYTES, io::stdin().lock());
+            self.lines(&mut reader, 0, &bar, None)?;
             bar.finish_and_clear();
             return Ok(());
         }
@@ -183,7 +186,7 @@ impl Importer<'_> {
         }
         let bar = file_bar(&progress, &name);
         let offset = progress.offset;
-        let mut reader = BufReader::with_capacity(1 << 20, file);
+        let mut reader = BufReader::with_capacity(READ_BYTES, file);
         let result = self.lines(&mut reader, offset, &bar, Some((&kept, &mut progress)));
         bar.finish_and_clear();
         result?;
@@ -195,7 +198,7 @@ impl Importer<'_> {
 
     fn lines(
         &mut self,
-        reader: &mut dyn BufRead,
+        reader: &mut BufReader<impl Read>,
         mut offset: u64,
         bar: &ProgressBar,
         mut kept: Option<(&Kept, &mut Progress)>,
@@ -203,12 +206,20 @@ impl Importer<'_> {
         let mut line = Vec::new();
         let mut next_note_ms = 0;
         while !self.asked.to_end() {
-            let bytes = read_line(reader, &mut line)?;
-            if bytes == 0 {
+            if !reader.buffer().contains(&b'\n') {
+                self.send_all();
+            }
+            let read = read_line(reader, &mut line)?;
+            if read.bytes == 0 {
                 break;
             }
-            self.line(offset, &line);
-            offset += bytes;
+            if read.is_too_long {
+                self.tally.malformed += 1;
+                self.show(&format!("byte {offset}"), "the line is longer than any event");
+            } else {
+                self.line(offset, &line);
+            }
+            offset += read.bytes;
             bar.set_position(offset);
             let now_ms = clock::now().monotonic_ms;
             if now_ms >= next_note_ms {
@@ -241,7 +252,7 @@ impl Importer<'_> {
             Err(error) => {
                 self.tally.malformed += 1;
                 let id = error.id.map(|id| id.to_hex()).unwrap_or_default();
-                self.show(&format!("byte {offset} {id}"), error.reason);
+                self.show(&format!("byte {offset} {id}"), error.reason.message());
             }
         }
         // Outcomes are taken while lines come; when all credit is used up, they are waited for.
@@ -254,10 +265,21 @@ impl Importer<'_> {
         }
     }
 
+    /// Gives the shards every line so far: the next read may wait for a long time, and what was read
+    /// must not wait with it.
+    fn send_all(&mut self) {
+        self.turn(0);
+        while !self.behind.is_empty() && !self.asked.to_end() {
+            self.turn(100);
+        }
+        // What a shard had no room for was submitted anew after the messages went out.
+        self.turn(0);
+    }
+
     fn submit(&mut self, offset: u64, event: Event) {
         self.offsets.insert(offset, ());
         let copies = self.in_flight.entry(event.view().id()).or_default();
-        copies.push((offset, event.clone()));
+        copies.push_back((offset, event.clone()));
         let verify = !self.command.no_verify;
         let input = HomeInput::Import { client: CLIENT, event, verify };
         self.is_parked = self.control.step(clock::now(), input);
@@ -285,7 +307,8 @@ impl Importer<'_> {
 
     fn outcome(&mut self, id: &EventId, result: Result<(), Reason>) {
         let Some(copies) = self.in_flight.get_mut(id) else { return };
-        let Some((offset, event)) = copies.pop() else { return };
+        // Copies were submitted in order, and so they are answered.
+        let Some((offset, event)) = copies.pop_front() else { return };
         if copies.is_empty() {
             self.in_flight.remove(id);
         }
@@ -295,25 +318,34 @@ impl Importer<'_> {
             Err(reason) if reason.is_accepted() => self.tally.duplicates += 1,
             Err(reason) => {
                 *self.tally.rejected.entry(reason.label()).or_default() += 1;
-                self.show(&id.to_hex(), reason);
+                self.show(&id.to_hex(), reason.message());
             }
         }
         self.offsets.remove(&offset);
     }
 
-    fn show(&self, what: &str, reason: Reason) {
+    fn show(&self, what: &str, why: &str) {
         if self.command.show_rejected {
-            let _ = writeln!(io::stderr().lock(), "{what}: {}", reason.message());
+            let _ = writeln!(io::stderr().lock(), "{what}: {why}");
         }
     }
 }
 
-/// One line with its end; returns the bytes consumed. A line beyond the limit comes back empty.
-fn read_line(reader: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<u64> {
+/// A line that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Line {
+    /// Consumed, its end included; 0 at the end of the input.
+    bytes: u64,
+    /// It was beyond the limit, and nothing of it was kept.
+    is_too_long: bool,
+}
+
+/// Reads one line with its end.
+fn read_line(reader: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<Line> {
     line.clear();
     let bytes = reader.take(LINE_BYTES_MAX as u64).read_until(b'\n', line)? as u64;
     if bytes < LINE_BYTES_MAX as u64 || line.ends_with(b"\n") {
-        return Ok(bytes);
+        return Ok(Line { bytes, is_too_long: false });
     }
     line.clear();
     let mut skipped = 0;
@@ -325,7 +357,7 @@ fn read_line(reader: &mut dyn BufRead, line: &mut Vec<u8>) -> io::Result<u64> {
         reader.consume(used);
         skipped += used as u64;
         if is_done {
-            return Ok(bytes + skipped);
+            return Ok(Line { bytes: bytes + skipped, is_too_long: true });
         }
     }
 }
@@ -399,11 +431,12 @@ mod tests {
         let mut lines = Vec::new();
         let mut total = 0;
         loop {
-            let bytes = read_line(&mut reader, &mut line).unwrap();
-            if bytes == 0 {
+            let read = read_line(&mut reader, &mut line).unwrap();
+            if read.bytes == 0 {
                 break;
             }
-            total += bytes;
+            total += read.bytes;
+            assert_eq!(read.is_too_long, read.bytes > LINE_BYTES_MAX as u64);
             lines.push(line.clone());
         }
         assert_eq!(total, text.len() as u64);
