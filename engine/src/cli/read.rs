@@ -60,10 +60,17 @@ pub(super) struct Info {
     json: bool,
 }
 
-pub(super) fn export(global: &Global, command: &Export) -> Outcome {
-    let config = Arc::new(configure(global)?);
+/// The filters of an export.
+fn export_filters(command: &Export) -> Result<Vec<Value>, Failure> {
     let mut filters: Vec<Value> =
         command.filters.iter().map(|text| parse_filter(text)).collect::<Result<_, _>>()?;
+    if command.reverse && filters.iter().any(|filter| filter.get("limit").is_some()) {
+        // A limit means the newest events; oldest first they are not known before the end.
+        return Err(Failure::Usage(anyhow!(
+            "--reverse cannot be used with a filter that has a limit: a limit picks the newest \
+             events; leave one of them out, or choose a time with --since and --until"
+        )));
+    }
     if filters.is_empty() {
         filters.push(json!({}));
     }
@@ -77,6 +84,12 @@ pub(super) fn export(global: &Global, command: &Export) -> Outcome {
             filter["until"] = until.min(own).into();
         }
     }
+    Ok(filters)
+}
+
+pub(super) fn export(global: &Global, command: &Export) -> Outcome {
+    let config = Arc::new(configure(global)?);
+    let filters = export_filters(command)?;
     let bar = ProgressBar::new_spinner();
     let style = ProgressStyle::with_template("exported {pos} events, {per_sec}, {elapsed}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
@@ -219,9 +232,7 @@ fn ask(
                 socket.display()
             ))
         })?;
-        for line in reader.split(b'\n') {
-            answer.line(&line?)?;
-        }
+        answer.all_lines(reader)?;
     } else {
         offline(config, request, &mut answer)?;
     }
@@ -275,6 +286,20 @@ impl Reading<'_> {
         Ok(())
     }
 
+    /// The lines of an answer that comes through a socket. One without an end is half an event of a
+    /// process that went away, and is not passed on.
+    fn all_lines(&mut self, mut reader: impl BufRead) -> Result<(), Failure> {
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            reader.read_until(b'\n', &mut line)?;
+            match line.split_last() {
+                Some((b'\n', whole)) => self.line(whole)?,
+                _ => return Ok(()),
+            }
+        }
+    }
+
     fn failure(&self, error: io::Error) -> Option<Failure> {
         (error.kind() != io::ErrorKind::BrokenPipe)
             .then(|| Failure::Failed(anyhow::Error::from(error)))
@@ -302,5 +327,30 @@ impl Write for Lines<'_, '_> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.reading.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn oldest_first_and_a_limit_exclude_each_other() {
+        let filters = vec![r#"{"kinds":[1],"limit":5}"#.to_owned()];
+        let mut command = Export { filters, since: Some(3), until: None, reverse: true };
+        let Err(Failure::Usage(error)) = export_filters(&command) else { panic!("it was taken") };
+        assert!(error.to_string().contains("--reverse"), "{error}");
+        command.reverse = false;
+        let filters = export_filters(&command).ok().unwrap();
+        assert_eq!(filters, [json!({"kinds": [1], "limit": 5, "since": 3})]);
+    }
+
+    #[test]
+    fn half_a_line_is_no_answer() {
+        let mut on_event = |_| {};
+        let out = BufWriter::new(io::stdout().lock());
+        let mut reading = Reading { out, result: None, on_event: &mut on_event };
+        assert!(reading.all_lines(&b"r{\"count\":1}\nr{\"count\":12}"[..]).is_ok());
+        assert_eq!(reading.result, Some(json!({"count": 1})));
     }
 }
