@@ -25,6 +25,10 @@ const ADMIN_SOCKET: &str = "admin.sock";
 /// Configuration file that is read when none is named, if it exists.
 const CONFIG_FILE: &str = "turnpike.toml";
 
+/// How the variables that name keys are written.
+const VARIABLE_FORM: &str = "section and key are parted by two underscores, as in \
+                             TURNPIKE_NETWORK__LISTEN";
+
 const EXAMPLES: &str = "\
 Examples:
   turnpike run                                   serve ws://127.0.0.1:7777 out of ./data
@@ -209,6 +213,10 @@ fn configure_from(global: &Global, text: Option<&str>, name: &str) -> Result<Con
     }
     config.check().map_err(|error| Failure::Usage(error.into()))?;
     crate::log::set_level(config.runtime.log_level);
+    for variable in config::unknown_variables(&env) {
+        let message = format!("{variable} names no key and is ignored; {VARIABLE_FORM}");
+        crate::log::line(Level::Warn, &message);
+    }
     Ok(config)
 }
 

@@ -6,6 +6,40 @@ use super::{Config, KEYS, SECTIONS};
 /// Prefix of environment variables; `TURNPIKE_NETWORK__LISTEN` is `network.listen`.
 const PREFIX: &str = "TURNPIKE_";
 
+/// Most that a key in MiB may say, 64 TiB: a sum of budgets over all cores and shards stays far
+/// within 64 bits.
+const MIB_MAX: u64 = 1 << 26;
+/// Most that one connection's output may be allowed to hold, 1 GiB.
+const OUTBOX_HARD_KIB_MAX: u64 = 1 << 20;
+
+/// Variables of our prefix that name no key: the file, and what the tests are told.
+const OTHER_VARIABLES: &[&str] = &[
+    "TURNPIKE_CONFIG",
+    "TURNPIKE_RUNTIMES",
+    "TURNPIKE_KILLS",
+    "TURNPIKE_CORPUS",
+    "TURNPIKE_REQUESTS",
+    "TURNPIKE_SEED",
+    "TURNPIKE_SDK_CLIENT",
+    "TURNPIKE_CLIENTS_REQUIRED",
+];
+/// Beginning of the variables that name the binaries under test.
+const BINARY_PREFIX: &str = "TURNPIKE_BIN";
+
+/// Variables that look like ours and mean nothing, such as `TURNPIKE_NETWORK_LISTEN` with one
+/// underscore. Other programs may set them, so they are worth a warning and not an error.
+pub fn unknown_variables(env: &[(String, String)]) -> Vec<&str> {
+    let names = env.iter().map(|(variable, _)| variable.as_str());
+    names
+        .filter(|name| {
+            name.starts_with(PREFIX)
+                && split_variable(name).is_none()
+                && !name.starts_with(BINARY_PREFIX)
+                && !OTHER_VARIABLES.contains(name)
+        })
+        .collect()
+}
+
 /// The text of a configuration file.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
@@ -233,7 +267,18 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     check_range("store.segment_mib", config.store.segment_mib.into(), (1, 256))?;
     check_range("store.checkpoint_events", config.store.checkpoint_events.into(), (1, 1 << 24))?;
     let hard_kib = config.memory.outbox_hard_kib;
+    check_range("memory.outbox_hard_kib", hard_kib, (16, OUTBOX_HARD_KIB_MAX))?;
     check_range("memory.outbox_soft_kib", config.memory.outbox_soft_kib, (16, hard_kib))?;
+    for (key, mib) in [
+        ("memory.memory_max_mib", config.memory.memory_max_mib),
+        ("memory.outbox_total_mib", config.memory.outbox_total_mib),
+        ("memory.input_total_mib", config.memory.input_total_mib),
+        ("memory.pages_total_mib", config.memory.pages_total_mib),
+        ("memory.delta_mib", config.memory.delta_mib),
+        ("memory.hot_mib", config.memory.hot_mib),
+    ] {
+        check_range(key, mib, (0, MIB_MAX))?;
+    }
     Ok(())
 }
 
@@ -320,6 +365,32 @@ mod tests {
         assert_eq!((config.rates.events_per_second, config.rates.messages_per_second), (7, 4));
         assert_eq!(config.network.trusted_proxies, ["10.0.0.0/8"]);
         assert_eq!(config.relay.name, "42");
+    }
+
+    #[test]
+    fn budgets_that_no_machine_has_are_refused() {
+        for text in [
+            "[memory]\noutbox_hard_kib = 18014398509481984\n",
+            "[memory]\nmemory_max_mib = 17592186044416\n",
+            "[memory]\noutbox_total_mib = 17592186044416\n",
+            "[memory]\nhot_mib = 17592186044416\n",
+        ] {
+            assert!(matches!(file(text), Err(ConfigError::BadValue { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn variables_that_only_look_like_ours_are_found() {
+        let names = [
+            "TURNPIKE_CONFIG",
+            "TURNPIKE_BIN_SKIP_SYNC",
+            "TURNPIKE_SEED",
+            "TURNPIKE_RATES__EVENTS_PER_SECOND",
+            "TURNPIKE_NETWORK_LISTEN",
+            "PATH",
+        ];
+        let env: Vec<_> = names.iter().map(|name| ((*name).to_owned(), "1".to_owned())).collect();
+        assert_eq!(unknown_variables(&env), ["TURNPIKE_NETWORK_LISTEN"]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod print;
 mod reload;
 
 pub use ceiling::{Ceiling, CeilingError, Machine};
-pub use load::{ConfigError, Source, load, unknown_key};
+pub use load::{ConfigError, Source, load, unknown_key, unknown_variables};
 pub use print::print;
 pub use reload::{differences, merge_live};
 
