@@ -2,6 +2,7 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 /// Raises the limit of open descriptors to what the system allows, and returns it.
@@ -45,13 +46,36 @@ pub fn pin_thread(core: usize) -> bool {
     sched_setaffinity(None, &set).is_ok()
 }
 
-/// Bytes of memory that this process may use: the machine's, or its control group's if less.
+/// Bytes of memory that this process may use: the machine's, or less if a control group that it is
+/// in, directly or through its parents, allows less.
 pub fn memory_bytes() -> u64 {
-    let machine = total_memory_bytes();
-    ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    limit_files(&groups)
         .iter()
+        // Without a limit the file says `max`, or does not exist, as in the root group.
         .filter_map(|path| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok())
-        .fold(machine, u64::min)
+        .fold(total_memory_bytes(), u64::min)
+}
+
+/// The files that may limit a process whose `/proc/self/cgroup` reads `groups`: of its group and
+/// of every group above it, up to the root of what is mounted here. Within a container the path
+/// may be the host's; then only the root's file exists, and it is the container's own.
+fn limit_files(groups: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for line in groups.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(group)) = (fields.next(), fields.next()) else { continue };
+        let (root, file) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            v1 if v1.split(',').any(|controller| controller == "memory") => {
+                ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+            }
+            _ => continue,
+        };
+        let group = Path::new(group.trim_start_matches('/'));
+        files.extend(group.ancestors().map(|group| Path::new(root).join(group).join(file)));
+    }
+    files
 }
 
 fn total_memory_bytes() -> u64 {
@@ -88,5 +112,29 @@ mod tests {
         assert!(raise_descriptors_max() >= 64);
         assert!(anonymous_bytes() > 0);
         assert!(thread_major_faults() < u64::MAX);
+    }
+    #[test]
+    fn a_group_and_all_groups_above_it_limit_the_memory() {
+        let files = |groups| {
+            let files = limit_files(groups);
+            files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            files("0::/system.slice/turnpike.service\n"),
+            [
+                "/sys/fs/cgroup/system.slice/turnpike.service/memory.max",
+                "/sys/fs/cgroup/system.slice/memory.max",
+                "/sys/fs/cgroup/memory.max",
+            ]
+        );
+        assert_eq!(files("0::/\n"), ["/sys/fs/cgroup/memory.max"]);
+        assert_eq!(
+            files("9:memory:/a\n8:cpu,cpuacct:/b\n"),
+            [
+                "/sys/fs/cgroup/memory/a/memory.limit_in_bytes",
+                "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            ]
+        );
+        assert!(files("").is_empty() && files("damaged").is_empty());
     }
 }
