@@ -374,7 +374,6 @@ fn open_shard(common: &Common, shard: u16) -> Result<(Owned, Place), OpenError> 
     };
     let shard_config = ShardConfig {
         cores: common.executors + 1,
-        limits: settings::limits(&common.config),
         secret,
         seed,
         verify_slice: VERIFY_SLICE,

@@ -12,7 +12,7 @@ use crate::live::LiveRing;
 use crate::message::{CoreId, QueryId, ShardStats, ToHome, ToShard};
 use ingest::Ingest;
 use proto::verify::Verifier;
-use proto::{Limits, Now, SeededMap, SeededState};
+use proto::{Now, SeededMap, SeededState};
 use query::OwnerQuery;
 use std::collections::VecDeque;
 use store::effect::{StoreEffect, StoreInput, Token, WorldError};
@@ -23,8 +23,6 @@ use store::{Store, StoreOutput};
 pub struct ShardConfig {
     /// Cores that may talk to it, the control core included.
     pub cores: usize,
-    /// Protocol limits.
-    pub limits: Limits,
     /// The directory's secret, which keys index rows.
     pub secret: proto::Secret,
     /// Seed of the maps.

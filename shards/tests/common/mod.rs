@@ -15,9 +15,10 @@ use shards::shard::{Shard, ShardConfig, ShardEffects, ShardInput};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
-use store::effect::{Checkpoint, StoreEffect, StoreInput};
+use store::effect::StoreEffect;
 use store::mem::{MemIndex, MemSegments};
-use store::{Bodies, Index, Segments, StoreConfig};
+use store::seam::perform;
+use store::{Index, StoreConfig};
 
 pub const UNIX_S: u64 = 1_750_000_000;
 
@@ -139,7 +140,6 @@ impl World {
             let store = store::open(config, &*index, &segments, now, &mut effects).unwrap();
             let config = ShardConfig {
                 cores: usize::from(setup.cores),
-                limits: setup.limits.clone(),
                 secret,
                 seed: seed(),
                 verify_slice: 16,
@@ -195,7 +195,7 @@ impl World {
             _ => pick,
         };
         let effect = queue.remove(pick).unwrap();
-        let input = perform(effect, &*self.indexes[at], &self.segments[at]);
+        let input = perform(&*self.indexes[at], &self.segments[at], effect);
         self.shard(shard, ShardInput::Store(input));
     }
 
@@ -293,7 +293,7 @@ impl World {
         let at = usize::from(shard);
         while let Some(place) = self.work[at].iter().position(&wanted) {
             let effect = self.work[at].remove(place).unwrap();
-            let input = perform(effect, &*self.indexes[at], &self.segments[at]);
+            let input = perform(&*self.indexes[at], &self.segments[at], effect);
             self.shard(shard, ShardInput::Store(input));
         }
     }
@@ -302,7 +302,7 @@ impl World {
     pub fn perform_one(&mut self, shard: u16) {
         let at = usize::from(shard);
         let effect = self.work[at].pop_front().unwrap();
-        let input = perform(effect, &*self.indexes[at], &self.segments[at]);
+        let input = perform(&*self.indexes[at], &self.segments[at], effect);
         self.shard(shard, ShardInput::Store(input));
     }
 
@@ -321,35 +321,6 @@ impl World {
                 return result;
             }
             assert!(self.step(), "no outcome for {id}");
-        }
-    }
-}
-
-/// Performs one store effect at once.
-pub fn perform(effect: StoreEffect, index: &dyn Index, segments: &MemSegments) -> StoreInput {
-    match effect {
-        StoreEffect::Log(effect) => segments.perform(&effect).unwrap_or_else(StoreInput::Failed),
-        StoreEffect::Scan { token, request } => {
-            let page = index.scan(&request);
-            StoreInput::Scanned { token, request, page }
-        }
-        StoreEffect::Lookup { token, keys } => {
-            let found = index.lookup(&keys);
-            StoreInput::Looked { token, keys, found }
-        }
-        StoreEffect::Fetch { token, locs } => {
-            let bodies = locs.iter().map(|loc| segments.body(loc)).collect();
-            StoreInput::Fetched { token, bodies }
-        }
-        StoreEffect::Checkpoint(Checkpoint { generation }) => {
-            match index.checkpoint(&generation, segments) {
-                Ok(applied) => StoreInput::Checkpointed { applied },
-                Err(error) => StoreInput::Failed(error),
-            }
-        }
-        StoreEffect::Expired { token, unix_s, after, rows_max } => {
-            let rows = index.expired(unix_s, after, rows_max);
-            StoreInput::Expired { token, rows }
         }
     }
 }
