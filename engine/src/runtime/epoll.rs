@@ -1,6 +1,7 @@
 //! The epoll backend: level-triggered readiness, one read per ready socket and turn, direct sends,
 //! log work on the core's log thread.
 
+use super::listener::is_about_connection;
 use super::log_thread::{LogJob, LogThread, LogWrite};
 use super::reactor::{ACCEPTS_MAX, Completion, RECEIVE_BYTES_MAX, Sending, Sink};
 use super::slots::{Slots, SocketId};
@@ -134,7 +135,7 @@ impl EpollReactor {
             match rustix::net::acceptfrom_with(listener, flags) {
                 Ok((fd, peer)) => self.accepted(fd, peer, sink),
                 Err(Errno::AGAIN) => return,
-                Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+                Err(error) if !is_about_connection(error) => {
                     self.set_accepting(false);
                     sink(Completion::AcceptFailed { error });
                     return;

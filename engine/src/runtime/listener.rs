@@ -69,6 +69,30 @@ fn listener(
     Ok(socket)
 }
 
+/// Whether a failed accept is about the one connection that was to be accepted, so that the next
+/// may be tried at once. Any other failure would come again at once.
+pub fn is_about_connection(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::CONNABORTED
+            | Errno::INTR
+            | Errno::AGAIN
+            | Errno::CANCELED
+            | Errno::PROTO
+            // Linux hands network errors that wait on the new socket to accept.
+            | Errno::NETDOWN
+            | Errno::NETUNREACH
+            | Errno::HOSTDOWN
+            | Errno::HOSTUNREACH
+            | Errno::NONET
+            | Errno::NOPROTOOPT
+            | Errno::OPNOTSUPP
+            // A firewall forbade this connection.
+            | Errno::PERM
+            | Errno::TIMEDOUT
+    )
+}
+
 /// The address that a listener was given, with the port that the kernel chose for port 0.
 ///
 /// # Errors

@@ -4,6 +4,7 @@
 mod buffers;
 mod log_ring;
 
+use super::listener::is_about_connection;
 use super::log_thread::{LogJob, LogThread, LogWrite};
 use super::reactor::{Completion, Sending, Sink};
 use super::slots::{Slots, SocketId};
@@ -299,7 +300,8 @@ impl UringReactor {
             listener.armed = false;
         }
         match failure {
-            Some(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+            // Accepting goes on with the core's next tick: armed now, it would fail again at once.
+            Some(error) if !is_about_connection(error) => {
                 sink(Completion::AcceptFailed { error });
             }
             _ => self.resume_accepting(),
@@ -502,7 +504,7 @@ fn build_ring() -> io::Result<IoUring> {
         .setup_defer_taskrun()
         .build(SUBMISSIONS);
     match preferred {
-        // Kernels before 6.1 know neither single issuer nor deferred task work.
+        // Kernels before 6.1 do not know deferred task work.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
             IoUring::builder().setup_cqsize(SUBMISSIONS * 4).setup_submit_all().build(SUBMISSIONS)
         }
@@ -535,10 +537,24 @@ pub(crate) fn probe() -> io::Result<()> {
     if !ring.params().is_feature_ext_arg() || !ring.params().is_feature_nodrop() {
         return Err(io::Error::other("the kernel is too old (waits with timeouts are missing)"));
     }
+    check_multishot_receive()?;
     // Registered for good: the ring, and with it the registration, ends before the memory does.
     let buffers = BufferRing::register(&ring);
     drop(ring);
     buffers.map(drop)
+}
+
+/// Multishot receive came with Linux 6.0 and cannot be asked for by a probe: it is a flag of an
+/// operation that is older. Rings of a single issuer came with the same release, and can.
+fn check_multishot_receive() -> io::Result<()> {
+    let built: io::Result<IoUring> = IoUring::builder().setup_single_issuer().build(8);
+    match built {
+        Ok(_) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            Err(io::Error::other("the kernel is older than 6.0 (multishot receive is missing)"))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 impl Drop for UringReactor {
