@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Requests that may wait; the next connection waits in the kernel's queue.
 const WAITING_MAX: usize = 16;
@@ -15,6 +15,9 @@ const WAITING_MAX: usize = 16;
 const REQUEST_BYTES_MAX: u64 = 4 << 20;
 /// How long a request may take to arrive.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a client may take nothing of its answer before it is given up: it keeps the control core
+/// from everything else.
+const STALL_MAX: Duration = Duration::from_secs(60);
 /// How long one attempt to write waits before it is looked whether the process is to end.
 const WRITE_ATTEMPT: Duration = Duration::from_millis(200);
 
@@ -50,7 +53,7 @@ fn accept(listener: &UnixListener, requests: &SyncSender<Request>, wake: &Wake) 
             threads::sleep_ms(100);
             continue;
         };
-        let Ok(line) = read_line(&stream) else { continue };
+        let Ok(line) = read_line(&stream, REQUEST_TIMEOUT) else { continue };
         if requests.send(Request { line, stream }).is_err() {
             return;
         }
@@ -58,33 +61,53 @@ fn accept(listener: &UnixListener, requests: &SyncSender<Request>, wake: &Wake) 
     }
 }
 
-fn read_line(stream: &UnixStream) -> io::Result<String> {
-    stream.set_read_timeout(Some(REQUEST_TIMEOUT))?;
+/// Reads with one deadline for everything, so that nobody holds the socket by a byte now and then.
+struct Timed<'a> {
+    stream: &'a UnixStream,
+    deadline: Instant,
+}
+
+impl Read for Timed<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        self.stream.read(bytes)
+    }
+}
+
+fn read_line(stream: &UnixStream, timeout: Duration) -> io::Result<String> {
     stream.set_write_timeout(Some(WRITE_ATTEMPT))?;
+    let timed = Timed { stream, deadline: Instant::now() + timeout };
     let mut line = String::new();
-    BufReader::new(stream.take(REQUEST_BYTES_MAX)).read_line(&mut line)?;
+    BufReader::new(timed.take(REQUEST_BYTES_MAX)).read_line(&mut line)?;
     Ok(line.trim_end().to_owned())
 }
 
-/// Writes an answer, looking between attempts whether the process is to end.
+/// Writes an answer, looking between attempts whether the process is to end or the client takes
+/// nothing any more.
 pub struct Answer<'a> {
     stream: UnixStream,
+    stall_max: Duration,
     should_stop: &'a dyn Fn() -> bool,
 }
 
 impl Request {
     /// The way back.
     pub fn answer(self, should_stop: &dyn Fn() -> bool) -> Answer<'_> {
-        Answer { stream: self.stream, should_stop }
+        Answer { stream: self.stream, stall_max: STALL_MAX, should_stop }
     }
 }
 
 impl Write for Answer<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let give_up = Instant::now() + self.stall_max;
         loop {
             match self.stream.write(bytes) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if (self.should_stop)() {
+                    if (self.should_stop)() || Instant::now() >= give_up {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
                 }
@@ -108,4 +131,29 @@ pub fn ask(path: &Path, line: &str) -> io::Result<impl BufRead> {
     stream.write_all(line.as_bytes())?;
     stream.write_all(b"\n")?;
     Ok(BufReader::with_capacity(1 << 16, stream))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_is_never_finished_is_given_up() {
+        let (mut client, server) = UnixStream::pair().unwrap();
+        client.write_all(b"{\"comm").unwrap();
+        let error = read_line(&server, Duration::from_millis(20)).unwrap_err();
+        assert!(matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock));
+        client.write_all(b"and\"}\n").unwrap();
+        assert_eq!(read_line(&server, REQUEST_TIMEOUT).unwrap(), "and\"}");
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_is_given_up() {
+        let (_client, stream) = UnixStream::pair().unwrap();
+        stream.set_write_timeout(Some(Duration::from_millis(5))).unwrap();
+        let stall_max = Duration::from_millis(20);
+        let mut answer = Answer { stream, stall_max, should_stop: &|| false };
+        let error = answer.write_all(&vec![0; 64 << 20]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
 }
