@@ -10,12 +10,21 @@ use proto::Secret;
 use proto::hash::BUCKETS;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Version of the directory's format that this program writes and reads.
 pub const DIRECTORY_VERSION: u32 = 1;
 /// Most shards of one directory.
 pub const SHARDS_MAX: u16 = BUCKETS as u16;
+
+/// Mode of a new directory: nobody but its owner.
+const DIRECTORY_MODE: u32 = 0o700;
+/// How often the lock is tried, and the pause between: [`holder`] takes it for a moment, and a
+/// process that has just been killed may not have let go of it yet.
+const LOCK_ATTEMPTS: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 const FORMAT_MAGIC: &[u8; 8] = b"TURNPIKE";
 const FORMAT_FILE: &str = "FORMAT";
@@ -196,7 +205,8 @@ impl DataDirectory {
             if temporary.exists() {
                 std::fs::remove_dir_all(&temporary)?;
             }
-            std::fs::create_dir(&temporary)?;
+            // What is in it, private messages too, is the owner's; others come in through the relay.
+            std::fs::DirBuilder::new().mode(DIRECTORY_MODE).create(&temporary)?;
             for shard in 0..format.shards {
                 std::fs::create_dir_all(log_directory(&temporary, shard))?;
                 sync_directory(&shard_directory(&temporary, shard))?;
@@ -259,7 +269,7 @@ fn lock(path: &Path) -> Result<File, DirectoryError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     let mut file = options.open(&lock_path).map_err(io_at(&lock_path))?;
-    match file.try_lock() {
+    match try_lock_patiently(&file) {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let mut pid = String::new();
@@ -276,6 +286,16 @@ fn lock(path: &Path) -> Result<File, DirectoryError> {
     };
     write(&mut file).map_err(io_at(&lock_path))?;
     Ok(file)
+}
+
+fn try_lock_patiently(file: &File) -> Result<(), TryLockError> {
+    for _ in 1..LOCK_ATTEMPTS {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            other => return other,
+        }
+    }
+    file.try_lock()
 }
 
 /// The process that holds the directory at `path`, if one does.
