@@ -18,8 +18,9 @@ const SHARD_BYTES: u64 = 8 * MIB;
 const RING_BYTES_MIN: u64 = 4 * MIB;
 /// Share of the whole that all live rings get together, unless that is too little or too much.
 const RINGS_PERCENT: u64 = 10;
-/// One connection: its state, its place in tables, its share of subscriptions.
-const CONNECTION_BYTES: u64 = 2 * KIB;
+/// One connection: its state, its place in tables, its share of subscriptions, and the beginning of
+/// a message that the input budget grants everyone.
+const CONNECTION_BYTES: u64 = 6 * KIB;
 /// Greatest automatic share of each budget.
 const OUTBOX_SHARE_MAX: u64 = 256 * MIB;
 const SMALL_SHARE_MAX: u64 = 64 * MIB;

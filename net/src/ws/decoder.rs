@@ -17,7 +17,7 @@ const COPY_BYTES_MAX: usize = 16 * 1024;
 /// An assembly that takes no more than this is never refused by the budget, which is shared: a
 /// client with large unfinished messages must not lock out newcomers with small ones. These are
 /// bounded by the number of connections.
-const ASSEMBLY_GRANTED_BYTES: usize = 16 * 1024;
+const ASSEMBLY_GRANTED_BYTES: usize = 4 * 1024;
 
 /// Limits on what is decoded.
 #[derive(Clone, Copy, Debug)]
