@@ -1,5 +1,5 @@
 //! Client libraries that people use, unmodified, against the real binary: `nostr-tools` from npm
-//! and `nostr-sdk` from crates.io. Each script ends with status 0 only if every step held.
+//! and `nostr-sdk` for Rust. Each script ends with status 0 only if every step held.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
