@@ -260,7 +260,8 @@ fn home_config(common: &Common, core: CoreId) -> HomeConfig {
         limits,
         subscriptions_max,
         auth_required,
-        page_bytes_max: common.ceiling.pages_core_bytes as usize,
+        // Pages take half of the budget, live events held for slow readers the other half.
+        page_bytes_max: common.ceiling.pages_core_bytes as usize / 2,
         seed: entropy::seed(),
     }
 }

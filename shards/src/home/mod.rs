@@ -223,8 +223,8 @@ struct Gathering {
 /// The home of one core's clients. Owned by the core.
 ///
 /// Bound: subscriptions are limited per client, waiting commands are one per client, pages are
-/// limited to `page_bytes_max` in all, held live events to [`HELD_EVENTS_MAX`] references per
-/// subscription.
+/// limited to `page_bytes_max` in all, held live events to as much again and to
+/// [`HELD_EVENTS_MAX`] per subscription.
 pub struct Home {
     config: HomeConfig,
     clients: SeededMap<Client, ClientState>,

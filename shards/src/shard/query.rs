@@ -11,7 +11,7 @@ use store::{KillCause, Row, plan};
 
 /// Index rows asked for in one read.
 const SCAN_ROWS_MIN: u32 = 16;
-/// Most index rows in one read; a page of the index holds a core for about two milliseconds.
+/// Most index rows in one read, so that no read holds a core for long.
 const SCAN_ROWS_MAX: u32 = 2048;
 
 /// Bytes of bodies fetched at once (a single larger body is still fetched). Rows beyond are read
