@@ -34,6 +34,32 @@ pub fn read_hex<const N: usize>(hex: &[u8]) -> Option<[u8; N]> {
     read_hex_into(hex, &mut out).then_some(out)
 }
 
+/// Reads any even number of hex digits of either case; anything else is `None`. For bytes that are
+/// compared as bytes only.
+pub fn read_hex_any_case(hex: &[u8]) -> Option<Vec<u8>> {
+    let (pairs, []) = hex.as_chunks::<2>() else { return None };
+    let mut faults = 0;
+    let bytes = pairs.iter().map(|[high, low]| {
+        let (high, low) = (HEX_VALUES[usize::from(*high)], HEX_VALUES[usize::from(*low)]);
+        faults |= high | low;
+        high << 4 | low
+    });
+    let bytes = bytes.collect();
+    (faults < 16).then_some(bytes)
+}
+
+/// Values of the hex digits; 0xff for bytes that are none.
+const HEX_VALUES: [u8; 256] = {
+    let mut values = [0xff; 256];
+    let mut value = 0;
+    while value < 16 {
+        values[b"0123456789abcdef"[value] as usize] = value as u8;
+        values[b"0123456789ABCDEF"[value] as usize] = value as u8;
+        value += 1;
+    }
+    values
+};
+
 /// [`read_hex`] to a place of the caller's, which spares the parser a copy of every identifier. What
 /// `out` holds after a failure means nothing.
 #[inline]
@@ -170,6 +196,20 @@ mod tests {
                 hex[place] = byte;
                 let is_digit = byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
                 assert_eq!(read_hex::<9>(&hex).is_some(), is_digit, "{byte} at {place}");
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_are_read_from_digits_of_either_case_and_from_nothing_else() {
+        assert_eq!(read_hex_any_case(b"00fFAb19"), Some(vec![0, 0xff, 0xab, 0x19]));
+        assert_eq!(read_hex_any_case(b""), Some(vec![]));
+        assert_eq!(read_hex_any_case(b"abc"), None);
+        for place in 0..4 {
+            for byte in 0..=255u8 {
+                let mut hex = *b"0aF9";
+                hex[place] = byte;
+                assert_eq!(read_hex_any_case(&hex).is_some(), byte.is_ascii_hexdigit(), "{byte}");
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::id::write_hex;
 use crate::json::write_string;
+use crate::nip::nip45::Hll;
 use crate::{Event, EventId, EventRef, Filter, Reason};
 
 /// A subscription id: 1 to 64 characters, chosen by the client.
@@ -20,6 +21,13 @@ pub enum ClientMessage {
     Close(SubscriptionId),
     /// `["AUTH", event]`: shape checked, id and signature not.
     Auth(Event),
+    /// `["NEG-OPEN", sub, filter, message]`; the message is not looked into (NIP-77). Its
+    /// subscription ids are no ids of REQs.
+    NegOpen(SubscriptionId, Box<Filter>, Vec<u8>),
+    /// `["NEG-MSG", sub, message]`.
+    NegMsg(SubscriptionId, Vec<u8>),
+    /// `["NEG-CLOSE", sub]`.
+    NegClose(SubscriptionId),
 }
 
 /// A client message that cannot be taken, with what the answer has to carry.
@@ -29,6 +37,8 @@ pub enum MessageError {
     Event(EventId, Reason),
     /// Answer `CLOSED <sub> <reason>`.
     Subscription(SubscriptionId, Reason),
+    /// Answer `NEG-ERR <sub> <reason>`.
+    Negentropy(SubscriptionId, Reason),
     /// Answer `NOTICE <reason>`.
     Notice(Reason),
 }
@@ -37,9 +47,10 @@ impl MessageError {
     /// The reason, for the counter.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Event(_, reason) | Self::Subscription(_, reason) | Self::Notice(reason) => {
-                *reason
-            }
+            Self::Event(_, reason)
+            | Self::Subscription(_, reason)
+            | Self::Negentropy(_, reason)
+            | Self::Notice(reason) => *reason,
         }
     }
 }
@@ -109,8 +120,9 @@ pub fn write_auth(challenge: &str, out: &mut Vec<u8>) {
     out.push(b']');
 }
 
-/// Appends `["COUNT",<sub>,{"count":<n>}]`.
-pub fn write_count(sub: &str, count: u64, approximate: bool, out: &mut Vec<u8>) {
+/// Appends `["COUNT",<sub>,{"count":<n>}]`, with `approximate` and the registers of `hll` where they
+/// are given (NIP-45).
+pub fn write_count(sub: &str, count: u64, approximate: bool, hll: Option<&Hll>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"[\"COUNT\",");
     write_string(sub.as_bytes(), out);
     out.extend_from_slice(b",{\"count\":");
@@ -118,7 +130,54 @@ pub fn write_count(sub: &str, count: u64, approximate: bool, out: &mut Vec<u8>) 
     if approximate {
         out.extend_from_slice(b",\"approximate\":true");
     }
+    if let Some(hll) = hll {
+        out.extend_from_slice(b",\"hll\":\"");
+        hll.write_hex(out);
+        out.push(b'"');
+    }
     out.extend_from_slice(b"}]");
+}
+
+/// Appends `["NEG-MSG",<sub>,<hex of the message>]`.
+pub fn write_neg_msg(sub: &str, message: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"[\"NEG-MSG\",");
+    write_string(sub.as_bytes(), out);
+    out.extend_from_slice(b",\"");
+    write_hex(message, out);
+    out.extend_from_slice(b"\"]");
+}
+
+/// Appends `["NEG-ERR",<sub>,<message>]`, and behind the message the number of records that a
+/// session may hold, if that is what was overstepped.
+pub fn write_neg_err(sub: &str, message: &str, records_max: Option<u64>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"[\"NEG-ERR\",");
+    write_string(sub.as_bytes(), out);
+    out.push(b',');
+    write_string(message.as_bytes(), out);
+    if let Some(records_max) = records_max {
+        out.push(b',');
+        out.extend_from_slice(itoa::Buffer::new().format(records_max).as_bytes());
+    }
+    out.push(b']');
+}
+
+/// Appends `["NEG-OPEN",<sub>,<filter>,<hex of the message>]`: what a relay sends that syncs from
+/// another. `filter_json` is a JSON object.
+pub fn write_neg_open(sub: &str, filter_json: &[u8], message: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(b"[\"NEG-OPEN\",");
+    write_string(sub.as_bytes(), out);
+    out.push(b',');
+    out.extend_from_slice(filter_json);
+    out.extend_from_slice(b",\"");
+    write_hex(message, out);
+    out.extend_from_slice(b"\"]");
+}
+
+/// Appends `["NEG-CLOSE",<sub>]`.
+pub fn write_neg_close(sub: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"[\"NEG-CLOSE\",");
+    write_string(sub.as_bytes(), out);
+    out.push(b']');
 }
 
 #[cfg(test)]
@@ -135,6 +194,8 @@ mod tests {
     fn relay_messages_are_json_whatever_the_subscription_is_called() {
         let sub = "a\"b\\\n\u{1}é";
         let id = EventId([0xab; 32]);
+        let mut hll = Hll::new();
+        hll.add(8, &crate::PublicKey([0x2f; 32]));
         let json = |text: &str| -> serde_json::Value { serde_json::from_str(text).unwrap() };
         let cases = [
             (
@@ -160,13 +221,34 @@ mod tests {
             (written(|out| write_notice(sub, out)), serde_json::json!(["NOTICE", sub])),
             (written(|out| write_auth("c0ffee", out)), serde_json::json!(["AUTH", "c0ffee"])),
             (
-                written(|out| write_count(sub, u64::MAX, false, out)),
+                written(|out| write_count(sub, u64::MAX, false, None, out)),
                 serde_json::json!(["COUNT", sub, { "count": u64::MAX }]),
             ),
             (
-                written(|out| write_count(sub, 0, true, out)),
+                written(|out| write_count(sub, 0, true, None, out)),
                 serde_json::json!(["COUNT", sub, { "count": 0, "approximate": true }]),
             ),
+            (
+                written(|out| write_count(sub, 7, false, Some(&hll), out)),
+                serde_json::json!(["COUNT", sub, { "count": 7, "hll": hll.to_hex() }]),
+            ),
+            (
+                written(|out| write_neg_msg(sub, &[0x61, 0xab], out)),
+                serde_json::json!(["NEG-MSG", sub, "61ab"]),
+            ),
+            (
+                written(|out| write_neg_err(sub, Reason::NegTimeout.message(), None, out)),
+                serde_json::json!(["NEG-ERR", sub, "closed: session timed out"]),
+            ),
+            (
+                written(|out| write_neg_err(sub, "blocked: x", Some(500_000), out)),
+                serde_json::json!(["NEG-ERR", sub, "blocked: x", 500_000]),
+            ),
+            (
+                written(|out| write_neg_open(sub, br#"{"kinds":[1]}"#, &[0x61], out)),
+                serde_json::json!(["NEG-OPEN", sub, { "kinds": [1] }, "61"]),
+            ),
+            (written(|out| write_neg_close(sub, out)), serde_json::json!(["NEG-CLOSE", sub])),
         ];
         for (ours, expected) in cases {
             assert_eq!(ours, expected);

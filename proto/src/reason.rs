@@ -1,7 +1,7 @@
 //! Why something was refused: one enum, so that every refusal has a NIP-01 prefix, a text and the
 //! name of its counter, and so that refusing never allocates.
 
-/// The standard prefixes of NIP-01 and NIP-42.
+/// The standard prefixes of NIP-01, NIP-42 and NIP-77.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Prefix {
     /// The relay has it already.
@@ -20,6 +20,8 @@ pub enum Prefix {
     AuthRequired,
     /// The relay cannot do that.
     Unsupported,
+    /// The relay ended the session (NIP-77).
+    Closed,
     /// The relay's own fault or state.
     Error,
 }
@@ -36,6 +38,7 @@ impl Prefix {
             Self::Restricted => "restricted",
             Self::AuthRequired => "auth-required",
             Self::Unsupported => "unsupported",
+            Self::Closed => "closed",
             Self::Error => "error",
         }
     }
@@ -92,6 +95,9 @@ macro_rules! concat_prefix {
     };
     (Unsupported, $text:literal) => {
         concat!("unsupported: ", $text)
+    };
+    (Closed, $text:literal) => {
+        concat!("closed: ", $text)
     };
     (Error, $text:literal) => {
         concat!("error: ", $text)
@@ -178,6 +184,20 @@ reasons! {
     PowTooLow, Pow, "pow_too_low", "difficulty is below what this relay asks for";
     /// Deleted by its author.
     Deleted, Blocked, "deleted", "this event was deleted by its author";
+    /// Banned by the operator.
+    Banned, Blocked, "banned", "this event is banned by this relay's operator";
+    /// A request to vanish without a relay tag.
+    VanishNoRelay, Invalid, "vanish_no_relay", "a request to vanish must have a relay tag";
+    /// A request to vanish that is for others.
+    VanishOtherRelay, Invalid, "vanish_other_relay", "this request to vanish names other relays only";
+    /// The author asked to vanish after making it.
+    Vanished, Blocked, "vanished", "its author asked this relay to vanish";
+    /// The purges of other keys have to end first.
+    VanishBusy, RateLimited, "vanish_busy", "too many requests to vanish are being carried out, try again";
+    /// The operator's plug-in said no without saying why.
+    Policy, Blocked, "policy", "refused by this relay's policy";
+    /// The operator's plug-in gives no answer.
+    PolicyDown, Error, "policy_down", "this relay's policy cannot be asked now, try again";
     // --- authentication -----------------------------------------------------------------------
     /// A protected event without AUTH.
     ProtectedNeedsAuth, AuthRequired, "protected_needs_auth", "a protected event is accepted only from its authenticated author";
@@ -232,6 +252,21 @@ reasons! {
     LiveOverflow, Error, "live_overflow", "too many live events before the stored ones were sent";
     /// The scan took more than its budget.
     ScanBudget, Error, "scan_budget", "query takes too long, narrow it";
+    // --- negentropy (NIP-77) --------------------------------------------------------------------
+    /// The message of NEG-OPEN or NEG-MSG is no hex.
+    NegBadHex, Invalid, "neg_bad_hex", "the message must be an even number of hex digits";
+    /// The message is hex but no message of the protocol.
+    NegMalformed, Invalid, "neg_malformed", "this is not a negentropy message";
+    /// The filter matches more than a session may hold.
+    NegTooMany, Blocked, "neg_too_many", "too many records match, narrow the filter";
+    /// Too many open sessions.
+    NegSessions, Blocked, "neg_sessions", "too many open sessions";
+    /// NEG-MSG for a session that is not open.
+    NegUnknown, Closed, "neg_unknown", "no such session";
+    /// The session was idle for too long.
+    NegTimeout, Closed, "neg_timeout", "session timed out";
+    /// The relay offers no negentropy.
+    NegOff, Unsupported, "neg_off", "this relay does not offer negentropy";
     // --- load and state -----------------------------------------------------------------------
     /// Too many events a second.
     RateEvents, RateLimited, "rate_events", "too many events, slow down";
@@ -243,6 +278,8 @@ reasons! {
     StoreBehind, RateLimited, "store_behind", "store is behind, try again";
     /// The relay is shutting down.
     ShuttingDown, Error, "shutting_down", "relay is shutting down";
+    /// No space for log or index.
+    StorageFull, Error, "storage_full", "storage full";
     /// A read from disk failed.
     ReadFailed, Error, "read_failed", "relay could not read its store";
 }

@@ -52,7 +52,7 @@ const FILTER: [Reason; 10] = [
 ];
 
 /// What it refuses in a message around events and filters.
-const MESSAGE: [Reason; 7] = [
+const MESSAGE: [Reason; 8] = [
     Reason::NotAMessage,
     Reason::UnknownVerb,
     Reason::MessageTooLong,
@@ -60,6 +60,7 @@ const MESSAGE: [Reason; 7] = [
     Reason::BadSubscriptionId,
     Reason::NoFilter,
     Reason::TooManyFilters,
+    Reason::NegBadHex,
 ];
 
 /// Name and bytes of the seeds of a target, in order of name.

@@ -173,7 +173,13 @@ impl Conn {
                 };
                 Some(MessageError::Subscription(sub.clone(), reason))
             }
-            ClientMessage::Close(_) | ClientMessage::Auth(_) => None,
+            ClientMessage::NegOpen(sub, ..) => {
+                Some(MessageError::Negentropy(sub.clone(), Reason::NegOff))
+            }
+            ClientMessage::NegMsg(sub, _) => {
+                Some(MessageError::Negentropy(sub.clone(), Reason::NegUnknown))
+            }
+            ClientMessage::Close(_) | ClientMessage::Auth(_) | ClientMessage::NegClose(_) => None,
         }
     }
 
@@ -211,6 +217,7 @@ impl Conn {
         let _ = match error {
             MessageError::Event(id, reason) => self.reply_ok(now, id, Err(*reason), core),
             MessageError::Subscription(sub, reason) => self.reply_closed(now, sub, *reason, core),
+            MessageError::Negentropy(sub, reason) => self.reply_neg_err(now, sub, *reason, core),
             MessageError::Notice(reason) => self.reply_notice(now, *reason, core),
         };
     }

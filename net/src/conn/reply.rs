@@ -38,6 +38,19 @@ impl Conn {
         self.push_refusal(now, Some(reason), core)
     }
 
+    /// `["NEG-ERR",sub,reason]`, counted like [`Conn::reply_ok`].
+    pub fn reply_neg_err(
+        &mut self,
+        now: Now,
+        sub: &str,
+        reason: Reason,
+        core: &mut ConnCore,
+    ) -> Pushed {
+        core.reply.clear();
+        message::write_neg_err(sub, reason.message(), None, &mut core.reply);
+        self.push_refusal(now, Some(reason), core)
+    }
+
     /// `["NOTICE",reason]`, counted like [`Conn::reply_ok`].
     pub fn reply_notice(&mut self, now: Now, reason: Reason, core: &mut ConnCore) -> Pushed {
         core.reply.clear();
@@ -66,7 +79,7 @@ impl Conn {
         core: &mut ConnCore,
     ) -> Pushed {
         core.reply.clear();
-        message::write_count(sub, count, approximate, &mut core.reply);
+        message::write_count(sub, count, approximate, None, &mut core.reply);
         self.push_reply(core)
     }
 

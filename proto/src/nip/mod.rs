@@ -6,5 +6,6 @@ pub mod nip13;
 pub mod nip17;
 pub mod nip40;
 pub mod nip42;
+pub mod nip45;
 pub mod nip59;
 pub mod nip70;

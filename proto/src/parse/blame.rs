@@ -20,7 +20,10 @@ pub(super) fn blame_message(text: &[u8], reason: Reason) -> MessageError {
         Verb::Req | Verb::Count => {
             read_subscription_id(&mut lexer).ok().map(|sub| MessageError::Subscription(sub, reason))
         }
-        Verb::Close => None,
+        Verb::NegOpen | Verb::NegMsg => {
+            read_subscription_id(&mut lexer).ok().map(|sub| MessageError::Negentropy(sub, reason))
+        }
+        Verb::Close | Verb::NegClose => None,
     };
     answer.unwrap_or(MessageError::Notice(reason))
 }

@@ -3,6 +3,7 @@
 use super::event::read_event;
 use super::filter::{ValuesLeft, read_filter};
 use super::lexer::Lexer;
+use crate::id::read_hex_any_case;
 use crate::limits::SUBSCRIPTION_ID_CHARACTERS_MAX;
 use crate::{ClientMessage, Filter, Limits, Reason, SubscriptionId};
 
@@ -17,6 +18,9 @@ pub(super) enum Verb {
     Count,
     Close,
     Auth,
+    NegOpen,
+    NegMsg,
+    NegClose,
 }
 
 /// Reads the whole text as one message.
@@ -25,9 +29,7 @@ pub(super) fn read_message(
     limits: &Limits,
 ) -> Result<ClientMessage, Reason> {
     let verb = read_verb(lexer)?;
-    if !lexer.take(b',') {
-        return Err(if lexer.take(b']') { Reason::WrongArity } else { Reason::BadJson });
-    }
+    next_element(lexer)?;
     let message = match verb {
         Verb::Event => ClientMessage::Event(read_event(lexer, limits)?),
         Verb::Auth => ClientMessage::Auth(read_event(lexer, limits)?),
@@ -40,6 +42,19 @@ pub(super) fn read_message(
             let sub = read_subscription_id(lexer)?;
             ClientMessage::Count(sub, read_filters(lexer, limits)?)
         }
+        Verb::NegOpen => {
+            let sub = read_subscription_id(lexer)?;
+            next_element(lexer)?;
+            let filter = Box::new(read_filter(lexer, &mut ValuesLeft::new(limits))?);
+            next_element(lexer)?;
+            ClientMessage::NegOpen(sub, filter, read_bytes(lexer)?)
+        }
+        Verb::NegMsg => {
+            let sub = read_subscription_id(lexer)?;
+            next_element(lexer)?;
+            ClientMessage::NegMsg(sub, read_bytes(lexer)?)
+        }
+        Verb::NegClose => ClientMessage::NegClose(read_subscription_id(lexer)?),
     };
     if lexer.take(b',') {
         return Err(Reason::WrongArity);
@@ -47,6 +62,14 @@ pub(super) fn read_message(
     lexer.demand(b']')?;
     lexer.end()?;
     Ok(message)
+}
+
+/// Passes the comma before an element that the verb demands.
+fn next_element(lexer: &mut Lexer<'_>) -> Result<(), Reason> {
+    if lexer.take(b',') {
+        return Ok(());
+    }
+    Err(if lexer.take(b']') { Reason::WrongArity } else { Reason::BadJson })
 }
 
 /// Reads the opening bracket and the verb.
@@ -65,6 +88,9 @@ pub(super) fn read_verb(lexer: &mut Lexer<'_>) -> Result<Verb, Reason> {
         b"COUNT" => Ok(Verb::Count),
         b"CLOSE" => Ok(Verb::Close),
         b"AUTH" => Ok(Verb::Auth),
+        b"NEG-OPEN" => Ok(Verb::NegOpen),
+        b"NEG-MSG" => Ok(Verb::NegMsg),
+        b"NEG-CLOSE" => Ok(Verb::NegClose),
         _ => Err(Reason::UnknownVerb),
     }
 }
@@ -99,4 +125,13 @@ fn read_filters(lexer: &mut Lexer<'_>, limits: &Limits) -> Result<Vec<Filter>, R
         return Err(Reason::NoFilter);
     }
     Ok(filters)
+}
+
+/// Reads a string of hex digits in either case: NIP-77 does not say which, and here no two spellings
+/// can be taken for two things.
+fn read_bytes(lexer: &mut Lexer<'_>) -> Result<Vec<u8>, Reason> {
+    if lexer.peek() != Some(b'"') {
+        return Err(lexer.refuse(Reason::NegBadHex));
+    }
+    read_hex_any_case(&lexer.string()?.decoded()).ok_or(Reason::NegBadHex)
 }

@@ -22,12 +22,28 @@ fn subscription(raw: &str) -> Option<String> {
     string(raw).filter(|sub| (1..=64).contains(&sub.chars().count()))
 }
 
+/// The bytes of a string of hex digits in either case.
+fn bytes(raw: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u32>> = string(raw)?.chars().map(|digit| digit.to_digit(16)).collect();
+    let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
+    Some(digits.chunks(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect())
+}
+
 /// Whether `serde_json` and the rules accept the message, limits aside.
 fn is_acceptable(verb: &str, rest: &[Box<RawValue>]) -> bool {
     let one = |read: &dyn Fn(&str) -> bool| rest.len() == 1 && read(rest[0].get());
     match verb {
         "EVENT" | "AUTH" => one(&|raw| OracleEvent::read(raw.as_bytes()).is_some()),
-        "CLOSE" => one(&|raw| subscription(raw).is_some()),
+        "CLOSE" | "NEG-CLOSE" => one(&|raw| subscription(raw).is_some()),
+        "NEG-OPEN" | "NEG-MSG" => {
+            let has_filter = usize::from(verb == "NEG-OPEN");
+            rest.len() == 2 + has_filter
+                && subscription(rest[0].get()).is_some()
+                && rest[1..=has_filter]
+                    .iter()
+                    .all(|raw| read_filter(raw.get().as_bytes()).is_some())
+                && bytes(rest[1 + has_filter].get()).is_some()
+        }
         "REQ" | "COUNT" => {
             rest.len() >= 2
                 && subscription(rest[0].get()).is_some()
@@ -93,9 +109,21 @@ fn compare(message: &ClientMessage, verb: &str, rest: &[Box<RawValue>], limits: 
                 assert_eq!(parse_filter(raw.get().as_bytes(), limits).as_ref(), Ok(filter));
             }
         }
-        ClientMessage::Close(sub) => {
-            assert_eq!(verb, "CLOSE");
+        ClientMessage::Close(sub) | ClientMessage::NegClose(sub) => {
+            let is_neg = matches!(message, ClientMessage::NegClose(_));
+            assert_eq!(verb, if is_neg { "NEG-CLOSE" } else { "CLOSE" });
             assert_eq!(subscription(rest[0].get()).as_deref(), Some(&**sub));
+        }
+        ClientMessage::NegOpen(sub, filter, inner) => {
+            assert_eq!(verb, "NEG-OPEN");
+            assert_eq!(subscription(rest[0].get()).as_deref(), Some(&**sub));
+            assert_eq!(parse_filter(rest[1].get().as_bytes(), limits).as_ref(), Ok(&**filter));
+            assert_eq!(bytes(rest[2].get()).as_ref(), Some(inner));
+        }
+        ClientMessage::NegMsg(sub, inner) => {
+            assert_eq!(verb, "NEG-MSG");
+            assert_eq!(subscription(rest[0].get()).as_deref(), Some(&**sub));
+            assert_eq!(bytes(rest[1].get()).as_ref(), Some(inner));
         }
     }
 }
@@ -119,6 +147,13 @@ fn check_blame(error: &MessageError, verb: &str, rest: &[Box<RawValue>]) {
         "REQ" | "COUNT" => {
             let blamed = match error {
                 MessageError::Subscription(sub, _) => Some(sub.to_string()),
+                _ => None,
+            };
+            assert_eq!(first.and_then(subscription), blamed, "{error:?}");
+        }
+        "NEG-OPEN" | "NEG-MSG" => {
+            let blamed = match error {
+                MessageError::Negentropy(sub, _) => Some(sub.to_string()),
                 _ => None,
             };
             assert_eq!(first.and_then(subscription), blamed, "{error:?}");

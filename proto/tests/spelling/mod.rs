@@ -179,7 +179,10 @@ pub fn message(verb: usize, event: &Value, filters: &[Value]) -> Value {
         2 => json!(["CLOSE", "ü".repeat(64)]),
         3 => with_filters("REQ"),
         4 => with_filters("COUNT"),
-        _ => with_filters("NEG-OPEN"),
+        5 => json!(["NEG-CLOSE", "ü"]),
+        6 => json!(["NEG-MSG", "s", "6100aAfF"]),
+        7 => json!(["NEG-OPEN", "s", filters.first().unwrap_or(&json!({})), "61"]),
+        _ => with_filters("NEG"),
     }
 }
 

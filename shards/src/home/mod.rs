@@ -372,8 +372,12 @@ impl Home {
                 self.start(now, query::Request::count(client, sub, filters, reader), fx);
             }
             ClientMessage::Close(sub) => self.end_subscription(client, &sub, None, fx),
-            // AUTH needs the connection's challenge and never reaches a home.
-            ClientMessage::Auth(_) => {}
+            // AUTH needs the connection's challenge and never reaches a home; negentropy messages are
+            // answered by the connection.
+            ClientMessage::Auth(_)
+            | ClientMessage::NegOpen(..)
+            | ClientMessage::NegMsg(..)
+            | ClientMessage::NegClose(_) => {}
         }
     }
 
