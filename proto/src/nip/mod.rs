@@ -8,4 +8,6 @@ pub mod nip40;
 pub mod nip42;
 pub mod nip45;
 pub mod nip59;
+pub mod nip62;
 pub mod nip70;
+pub mod nip77;

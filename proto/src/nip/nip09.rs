@@ -7,7 +7,7 @@ use crate::{EventId, EventRef, PublicKey, Reason};
 /// Kind of a deletion request.
 pub const KIND: u16 = 5;
 /// Kind of a request to vanish (NIP-62), which a deletion never touches.
-pub const VANISH_KIND: u16 = 62;
+pub const VANISH_KIND: u16 = super::nip62::KIND;
 
 /// One thing that a deletion request names.
 #[derive(Clone, Debug, PartialEq, Eq)]

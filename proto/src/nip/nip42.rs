@@ -35,11 +35,13 @@ pub fn check(event: &EventRef<'_>, expected: &Expected<'_>) -> Result<(), Reason
         return Err(Reason::AuthBadTime);
     }
     let relay = std::str::from_utf8(&relay).map_err(|_| Reason::AuthBadRelay)?;
-    let named = host(relay);
-    if named.is_empty() || named != host(expected.relay) {
-        return Err(Reason::AuthBadRelay);
-    }
-    Ok(())
+    if is_same_relay(relay, expected.relay) { Ok(()) } else { Err(Reason::AuthBadRelay) }
+}
+
+/// Whether the URL `named` is that of the relay whose URL (or `Host`) is `own`.
+pub(super) fn is_same_relay(named: &str, own: &str) -> bool {
+    let named = host(named);
+    !named.is_empty() && named == host(own)
 }
 
 /// Host and port of a URL without scheme, path, user, default port or letter case: NIP-42 says that
