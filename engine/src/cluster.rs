@@ -6,7 +6,9 @@ use crate::control::Control;
 use crate::core_loop::{Core, CoreParts, Owned, Owners};
 use crate::effects::{Performer, Place};
 use crate::post::Post;
-use crate::runtime::listener::{ListenerOptions, bind_listener, check_free, local_address};
+use crate::runtime::listener::{
+    ListenerOptions, bind_listener, bind_local, check_free, local_address, unbind_local,
+};
 use crate::runtime::pool::Pool;
 use crate::runtime::probe::Chosen;
 use crate::runtime::reactor::{Backend, Reactor};
@@ -24,6 +26,7 @@ use shards::shard::{Shard, ShardConfig};
 use shards::{Home, HomeConfig};
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -34,6 +37,11 @@ use store::{OpenError, StoreConfig, WorldError};
 
 /// Parsed public keys that one verifier keeps, about 150 bytes each.
 const VERIFIER_KEYS_MAX: usize = 8_192;
+/// Name of the socket within the data directory on which the relay speaks to its operator as it does
+/// to clients, without their limits.
+pub const RELAY_SOCKET: &str = "relay.sock";
+/// Connections to it that may wait to be accepted.
+const LOCAL_BACKLOG: i32 = 64;
 /// Signatures that a shard checks in one turn.
 const VERIFY_SLICE: usize = 16;
 /// Ids that answer a duplicate without a look at the store, per shard.
@@ -91,8 +99,10 @@ pub struct Cluster {
     /// Executors.
     pub executors: usize,
     directory: Arc<DataDirectory>,
-    listeners: Vec<Sender<Option<OwnedFd>>>,
+    listeners: Vec<Sender<Vec<OwnedFd>>>,
     threads: Vec<JoinHandle<()>>,
+    /// The local socket, while there is one.
+    local: Option<PathBuf>,
 }
 
 impl Cluster {
@@ -142,6 +152,7 @@ impl Cluster {
             directory: Arc::clone(&common.directory),
             listeners: Vec::new(),
             threads: Vec::new(),
+            local: None,
         };
         for port in ports {
             cluster.start_executor(&common, port, &reports)?;
@@ -157,7 +168,7 @@ impl Cluster {
         port: Port,
         reports: &Sender<Started>,
     ) -> io::Result<()> {
-        let (listener, listeners) = channel();
+        let (listener, listeners) = channel::<Vec<OwnedFd>>();
         let (common, reports) = (common.clone(), reports.clone());
         let name = format!("core-{}", port.core());
         let body = move || executor(&common, port, &reports, &listeners);
@@ -193,7 +204,8 @@ impl Cluster {
         &self.directory
     }
 
-    /// Lets every core listen on `address`; returns it with the port that was taken.
+    /// Lets every core listen on `address`, and the first on the local socket; returns the address
+    /// with the port that was taken.
     ///
     /// # Errors
     /// When it cannot be bound.
@@ -207,13 +219,34 @@ impl Cluster {
         }
         let first = bind_listener(address, options)?;
         let address = local_address(&first)?;
-        let mut listeners = vec![first];
+        let mut listeners = vec![vec![first]];
         for _ in 1..self.executors {
-            listeners.push(bind_listener(address, options)?);
+            listeners.push(vec![bind_listener(address, options)?]);
         }
-        self.start(listeners.into_iter().map(Some))
-            .map_err(|()| io::Error::other("a core ended before it could listen"))?;
+        listeners[0].push(self.bind_local()?);
+        self.start(listeners.into_iter())?;
         Ok(address)
+    }
+
+    /// Lets every core run, and the first one listen on the local socket only; returns its path.
+    ///
+    /// # Errors
+    /// When it cannot be made, or a core has ended.
+    pub fn listen_locally(&mut self) -> io::Result<PathBuf> {
+        let local = self.bind_local()?;
+        let mut listeners: Vec<_> = (0..self.executors).map(|_| Vec::new()).collect();
+        listeners[0].push(local);
+        self.start(listeners.into_iter())?;
+        Ok(self.directory.path().join(RELAY_SOCKET))
+    }
+
+    fn bind_local(&mut self) -> io::Result<OwnedFd> {
+        let path = self.directory.path().join(RELAY_SOCKET);
+        let bound = bind_local(&path, LOCAL_BACKLOG).map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot listen on {}: {error}", path.display()))
+        })?;
+        self.local = Some(path);
+        Ok(bound)
     }
 
     /// Lets every core run without listening.
@@ -221,13 +254,12 @@ impl Cluster {
     /// # Errors
     /// When a core has ended.
     pub fn start_offline(&mut self) -> io::Result<()> {
-        self.start((0..self.executors).map(|_| None))
-            .map_err(|()| io::Error::other("a core ended before it could run"))
+        self.start((0..self.executors).map(|_| Vec::new()))
     }
 
-    fn start(&mut self, listeners: impl Iterator<Item = Option<OwnedFd>>) -> Result<(), ()> {
-        for (core, listener) in self.listeners.iter().zip(listeners) {
-            core.send(listener).map_err(|_| ())?;
+    fn start(&mut self, listeners: impl Iterator<Item = Vec<OwnedFd>>) -> io::Result<()> {
+        for (core, own) in self.listeners.iter().zip(listeners) {
+            core.send(own).map_err(|_| io::Error::other("a core ended before it could run"))?;
         }
         Ok(())
     }
@@ -236,6 +268,9 @@ impl Cluster {
     /// that took longer than `timeout_ms`.
     pub fn end(mut self, timeout_ms: u64) -> bool {
         let deadline_ms = clock::now().monotonic_ms + timeout_ms;
+        if let Some(local) = self.local.take() {
+            unbind_local(&local);
+        }
         self.control.shared().advance(Phase::Draining);
         loop {
             self.control.advance_drain();
@@ -279,7 +314,7 @@ fn executor(
     common: &Common,
     port: Port,
     reports: &Sender<Started>,
-    listeners: &Receiver<Option<OwnedFd>>,
+    listeners: &Receiver<Vec<OwnedFd>>,
 ) {
     let core = port.core();
     if let Some(pin) = common.pins.get(usize::from(core)) {
@@ -295,8 +330,8 @@ fn executor(
     if reports.send(Started::Ready).is_err() {
         return;
     }
-    let Ok(listener) = listeners.recv() else { return };
-    let listened = listener.map_or(Ok(()), |listener| core_loop.listen(listener));
+    let Ok(own) = listeners.recv() else { return };
+    let listened = own.into_iter().try_for_each(|listener| core_loop.listen(listener));
     if let Err(error) = listened.and_then(|()| core_loop.run()) {
         fatal(core, &error);
     }

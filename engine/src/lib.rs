@@ -15,6 +15,7 @@ pub mod log;
 pub mod metrics;
 pub mod ops;
 pub mod post;
+pub mod private;
 pub mod runtime;
 pub mod settings;
 pub mod shared;

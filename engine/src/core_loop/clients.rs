@@ -3,7 +3,7 @@
 use super::timers::Timers;
 use crate::log::{Level, Throttle};
 use crate::metrics::Timings;
-use crate::runtime::reactor::{Reactor, Sending};
+use crate::runtime::reactor::{Peer, Reactor, Sending};
 use crate::runtime::slots::SocketId;
 use crate::runtime::{clock, entropy};
 use net::admission::Admitted;
@@ -11,7 +11,7 @@ use net::{Admission, CloseCause, Conn, ConnCore, ConnEvent, Pushed, Teardown, Tr
 use proto::{ClientMessage, EventId, Now, SeededMap, SeededState};
 use shards::message::Client;
 use shards::{Home, HomeEffects, HomeInput, Reply};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 
 /// Requests whose duration is being measured, per core; more go unmeasured.
@@ -26,7 +26,7 @@ static DESCRIPTORS: Throttle = Throttle::new();
 struct Entry {
     socket: SocketId,
     conn: Conn,
-    /// How admission counts it; `None` if it was refused.
+    /// How admission counts it; `None` if it was refused, or came through the local socket.
     admitted: Option<Admitted>,
     /// A chunk is with the reactor.
     is_sending: bool,
@@ -143,20 +143,20 @@ impl Clients {
         }
     }
 
-    pub(super) fn accepted(&mut self, now: Now, socket: SocketId, peer: SocketAddr) {
+    pub(super) fn accepted(&mut self, now: Now, socket: SocketId, peer: Peer) {
         let place = socket.index as usize;
         if self.entries.len() <= place {
             self.entries.resize_with(place + 1, || None);
         }
-        let address = peer.ip().to_canonical();
+        let address = match peer {
+            Peer::Remote(address) => address.ip().to_canonical(),
+            Peer::Local => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        };
         let mut conn = Conn::new(now, address, entropy::bytes(), &self.net);
-        let trusted = &self.net.config.trusted_proxies;
-        let admitted = match self.admission.admit(now.monotonic_ms, address, trusted) {
-            Ok(admitted) => Some(admitted),
-            Err(refusal) => {
-                conn.refuse_admission(now, refusal, &mut self.net);
-                None
-            }
+        let admitted = match peer {
+            Peer::Remote(_) => self.admit(now, address, &mut conn),
+            // Its owner stands above the limits on strangers.
+            Peer::Local => None,
         };
         if self.is_draining {
             conn.begin_close(now, CloseCause::ShuttingDown, &mut self.net);
@@ -174,6 +174,17 @@ impl Clients {
             armed_ms: u64::MAX,
         });
         self.warn_of_crowds(now);
+    }
+
+    fn admit(&mut self, now: Now, address: IpAddr, conn: &mut Conn) -> Option<Admitted> {
+        let trusted = &self.net.config.trusted_proxies;
+        match self.admission.admit(now.monotonic_ms, address, trusted) {
+            Ok(admitted) => Some(admitted),
+            Err(refusal) => {
+                conn.refuse_admission(now, refusal, &mut self.net);
+                None
+            }
+        }
     }
 
     fn warn_of_crowds(&mut self, now: Now) {

@@ -2,6 +2,7 @@
 
 use super::clients::Clients;
 use crate::config::Config;
+use crate::runtime::reactor::Peer;
 use crate::runtime::slots::SocketId;
 use crate::runtime::{clock, entropy};
 use crate::settings;
@@ -38,7 +39,7 @@ fn evicting_connections_that_are_closing_already_gives_their_memory_back() {
     let now = clock::now();
     for index in 0..4 {
         let socket = SocketId { index, generation: 1 };
-        clients.accepted(now, socket, "127.0.0.1:9".parse().unwrap());
+        clients.accepted(now, socket, Peer::Remote("127.0.0.1:9".parse().unwrap()));
         // Its answer is queued and its connection lingers: no Close frame can end it any more.
         clients.received(now, socket, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
     }

@@ -1,16 +1,16 @@
 //! The epoll backend: level-triggered readiness, one read per ready socket and turn, direct sends,
 //! log work on the core's log thread.
 
-use super::listener::is_about_connection;
+use super::listener::{is_about_connection, is_local};
 use super::log_thread::{LogJob, LogThread, LogWrite};
-use super::reactor::{ACCEPTS_MAX, Completion, RECEIVE_BYTES_MAX, Sending, Sink};
+use super::reactor::{ACCEPTS_MAX, Completion, Peer, RECEIVE_BYTES_MAX, Sending, Sink};
 use super::slots::{Slots, SocketId};
 use super::wake::Wake;
 use rustix::event::epoll;
 use rustix::event::{Timespec, epoll::EventFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketAddrAny, SocketFlags};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags};
 use std::io;
 use std::net::SocketAddr;
 
@@ -27,7 +27,7 @@ const LISTENER_BASE: u64 = u64::MAX - 1_024;
 pub struct EpollReactor {
     epoll: OwnedFd,
     sockets: Slots<Socket>,
-    listeners: Vec<OwnedFd>,
+    listeners: Vec<Listener>,
     accepting: bool,
     wake: Wake,
     log: LogThread,
@@ -47,6 +47,11 @@ struct Socket {
 struct Unsent {
     bytes: Vec<u8>,
     at: usize,
+}
+
+struct Listener {
+    fd: OwnedFd,
+    is_local: bool,
 }
 
 impl EpollReactor {
@@ -69,7 +74,8 @@ impl EpollReactor {
     pub(crate) fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {
         let data = epoll::EventData::new_u64(LISTENER_BASE + self.listeners.len() as u64);
         epoll::add(&self.epoll, &listener, data, EventFlags::IN)?;
-        self.listeners.push(listener);
+        let is_local = is_local(&listener);
+        self.listeners.push(Listener { fd: listener, is_local });
         Ok(())
     }
 
@@ -90,7 +96,7 @@ impl EpollReactor {
         let flags = if accepting { EventFlags::IN } else { EventFlags::empty() };
         for (index, listener) in self.listeners.iter().enumerate() {
             let data = epoll::EventData::new_u64(LISTENER_BASE + index as u64);
-            let _ = epoll::modify(&self.epoll, listener, data, flags);
+            let _ = epoll::modify(&self.epoll, &listener.fd, data, flags);
         }
     }
 
@@ -132,8 +138,15 @@ impl EpollReactor {
         for _ in 0..ACCEPTS_MAX {
             let Some(listener) = self.listeners.get(listener) else { return };
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            match rustix::net::acceptfrom_with(listener, flags) {
-                Ok((fd, peer)) => self.accepted(fd, peer, sink),
+            let is_local = listener.is_local;
+            match rustix::net::acceptfrom_with(&listener.fd, flags) {
+                Ok((fd, _)) if is_local => self.accepted(fd, Peer::Local, sink),
+                // A peer that is gone already has no name; its socket closes here.
+                Ok((fd, peer)) => {
+                    if let Some(Ok(peer)) = peer.map(SocketAddr::try_from) {
+                        self.accepted(fd, Peer::Remote(peer), sink);
+                    }
+                }
                 Err(Errno::AGAIN) => return,
                 Err(error) if !is_about_connection(error) => {
                     self.set_accepting(false);
@@ -146,8 +159,7 @@ impl EpollReactor {
         }
     }
 
-    fn accepted(&mut self, fd: OwnedFd, peer: Option<SocketAddrAny>, sink: &mut Sink<'_>) {
-        let Some(Ok(peer)) = peer.map(SocketAddr::try_from) else { return };
+    fn accepted(&mut self, fd: OwnedFd, peer: Peer, sink: &mut Sink<'_>) {
         let socket = self.sockets.insert(Socket { fd, reading: true, deaf: false, sending: None });
         let Some(state) = self.sockets.find(socket) else { return };
         let data = epoll::EventData::new_u64(data_of(socket));

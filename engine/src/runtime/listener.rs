@@ -1,13 +1,25 @@
-//! Listening sockets: one per core on the same address, so that the kernel spreads connections.
+//! Listening sockets: one per core on the same address, so that the kernel spreads connections, and
+//! those of the data directory, which only its owner can reach.
 
 use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, SocketFlags, SocketType, bind, getsockname, ipproto, listen, socket_with,
-    sockopt,
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, getsockname, ipproto,
+    listen, socket_with, sockopt,
 };
+use std::fs::Permissions;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+/// Who may connect to a socket of the data directory: the owner of the directory.
+const LOCAL_MODE: u32 = 0o600;
+/// Bytes of a path that fit into a socket's address.
+const LOCAL_PATH_BYTES_MAX: usize = 107;
 
 /// What a listener is made with; accepted sockets inherit the options.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +81,62 @@ fn listener(
     Ok(socket)
 }
 
+/// Listens on a unix socket at `path`, for the owner of the file only. What a dead process left there
+/// is replaced: whoever calls this holds the lock of the directory. Connecting never waits, and
+/// accepting does not either.
+///
+/// # Errors
+/// What the system says.
+pub fn bind_local(path: &Path, backlog: i32) -> io::Result<OwnedFd> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // Linux makes the file with the mode of the socket, so there is no moment in which others may
+    // connect. Where a sandbox does not, the second call corrects it.
+    rustix::fs::fchmod(&socket, Mode::from_raw_mode(LOCAL_MODE))?;
+    with_short_path(path, |short| Ok(bind(&socket, &SocketAddrUnix::new(short)?)?))?;
+    std::fs::set_permissions(path, Permissions::from_mode(LOCAL_MODE))?;
+    listen(&socket, backlog)?;
+    Ok(socket)
+}
+
+/// Removes the file of a local socket: nobody can find it any more, and who waits to be accepted is
+/// not told. A file that is gone already is no matter.
+pub fn unbind_local(path: &Path) {
+    let _ = std::fs::remove_file(path);
+}
+
+/// Connects to the unix socket at `path`.
+///
+/// # Errors
+/// What the system says: nobody listens there, or the file is not there or not ours.
+pub fn connect_local(path: &Path) -> io::Result<UnixStream> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    with_short_path(path, |short| Ok(connect(&socket, &SocketAddrUnix::new(short)?)?))?;
+    Ok(UnixStream::from(socket))
+}
+
+/// Calls `use_path` with a name of `path` that fits into a socket's address: a long one is reached
+/// through a descriptor of its directory.
+fn with_short_path(path: &Path, use_path: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    if path.as_os_str().len() <= LOCAL_PATH_BYTES_MAX {
+        return use_path(path);
+    }
+    let parent = path.parent().unwrap_or(Path::new("."));
+    let name = path.file_name().unwrap_or_default();
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(parent, flags, Mode::empty())?;
+    use_path(&PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name))
+}
+
+/// Whether `listener` is one of [`bind_local`].
+pub(crate) fn is_local(listener: impl AsFd) -> bool {
+    getsockname(listener).is_ok_and(|name| name.address_family() == AddressFamily::UNIX)
+}
+
 /// Whether a failed accept is about the one connection that was to be accepted, so that the next
 /// may be tried at once. Any other failure would come again at once.
 pub fn is_about_connection(error: Errno) -> bool {
@@ -124,6 +192,27 @@ mod tests {
         assert_eq!(sockopt::tcp_user_timeout(&accepted).unwrap(), 30_000);
         drop(first);
         check_free(address, OPTIONS).unwrap();
+    }
+
+    #[test]
+    fn a_local_socket_is_its_owners_replaces_a_stale_one_and_may_have_a_long_name() {
+        let root = tempfile::tempdir().unwrap();
+        let deep = root.path().join("a".repeat(120));
+        std::fs::create_dir(&deep).unwrap();
+        for path in [root.path().join("relay.sock"), deep.join("relay.sock")] {
+            assert!(connect_local(&path).is_err(), "nobody listens yet");
+            drop(bind_local(&path, 4).unwrap());
+            assert!(path.exists(), "a process that is killed leaves its socket behind");
+            assert!(connect_local(&path).is_err(), "and nobody listens there");
+            let listener = bind_local(&path, 4).unwrap();
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, LOCAL_MODE);
+            assert!(is_local(&listener));
+            let _client = connect_local(&path).unwrap();
+            assert!(rustix::net::accept(&listener).is_ok());
+        }
+        let public = bind_listener("127.0.0.1:0".parse().unwrap(), OPTIONS).unwrap();
+        assert!(!is_local(&public));
     }
 
     #[test]

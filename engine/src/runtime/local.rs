@@ -1,14 +1,16 @@
 //! The admin socket: a unix socket in the data directory, for the owner of the directory only.
 
+use super::listener::{bind_local, connect_local};
 use super::threads;
 use super::wake::Wake;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 64;
 /// Requests that may wait; the next connection waits in the kernel's queue.
 const WAITING_MAX: usize = 16;
 /// Bytes of a request.
@@ -35,12 +37,8 @@ pub struct Request {
 /// # Errors
 /// What the system refuses.
 pub fn listen(path: &Path, wake: Wake) -> io::Result<Receiver<Request>> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    let listener = UnixListener::from(bind_local(path, BACKLOG)?);
+    listener.set_nonblocking(false)?;
     let (requests, receiver) = sync_channel(WAITING_MAX);
     threads::spawn("admin".into(), move || accept(&listener, &requests, &wake))?;
     Ok(receiver)
@@ -127,7 +125,7 @@ impl Write for Answer<'_> {
 /// # Errors
 /// When nobody listens there.
 pub fn ask(path: &Path, line: &str) -> io::Result<impl BufRead> {
-    let mut stream = UnixStream::connect(path)?;
+    let mut stream = connect_local(path)?;
     stream.write_all(line.as_bytes())?;
     stream.write_all(b"\n")?;
     Ok(BufReader::with_capacity(1 << 16, stream))

@@ -16,6 +16,7 @@ pub mod local;
 pub mod log_thread;
 pub mod machine;
 pub mod nowait;
+pub mod plugin;
 pub mod pool;
 pub mod probe;
 pub mod reactor;

@@ -11,6 +11,16 @@ use rustix::io::Errno;
 use std::io;
 use std::net::SocketAddr;
 
+/// The other end of an accepted connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// It came over the network.
+    Remote(SocketAddr),
+    /// It came through a socket in the data directory, which only the owner of the directory can
+    /// reach.
+    Local,
+}
+
 /// What happened, as a turn tells it.
 #[derive(Debug)]
 pub enum Completion<'a> {
@@ -19,7 +29,7 @@ pub enum Completion<'a> {
         /// Its name from now on.
         socket: SocketId,
         /// The other end.
-        peer: SocketAddr,
+        peer: Peer,
     },
     /// No connection can be accepted (no descriptors left). Accepting rests until
     /// [`Reactor::resume_accepting`].
@@ -135,7 +145,8 @@ impl Reactor {
         }
     }
 
-    /// Begins to accept from `listener`, a non-blocking listening socket.
+    /// Begins to accept from `listener`, a non-blocking listening socket of the network or of
+    /// [`super::listener::bind_local`].
     ///
     /// # Errors
     /// What the system refuses.

@@ -1,9 +1,9 @@
 //! One script, both backends: what the core loop may rely on.
 
-use super::listener::{ListenerOptions, bind_listener, local_address};
+use super::listener::{ListenerOptions, bind_listener, bind_local, connect_local, local_address};
 use super::log_thread::{LogJob, LogWrite};
 use super::probe::{RuntimeChoice, choose};
-use super::reactor::{Backend, Completion, Reactor, Sending};
+use super::reactor::{Backend, Completion, Peer, Reactor, Sending};
 use super::slots::SocketId;
 use super::wake::Wake;
 use std::collections::BTreeMap;
@@ -20,6 +20,7 @@ struct Bench {
     wake: Wake,
     address: SocketAddr,
     accepted: Vec<SocketId>,
+    local: Vec<SocketId>,
     received: BTreeMap<SocketId, Vec<u8>>,
     sent: Vec<SocketId>,
     closed: Vec<SocketId>,
@@ -42,6 +43,7 @@ impl Bench {
             wake,
             address,
             accepted: Vec::new(),
+            local: Vec::new(),
             received: BTreeMap::new(),
             sent: Vec::new(),
             closed: Vec::new(),
@@ -54,11 +56,16 @@ impl Bench {
 
     fn turn(&mut self, timeout_ms: u64) {
         let mut this_turn: BTreeMap<SocketId, usize> = BTreeMap::new();
-        let Self { reactor, accepted, received, sent, closed, failed, logged, wakes, .. } = self;
+        let Self {
+            reactor, accepted, local, received, sent, closed, failed, logged, wakes, ..
+        } = self;
         reactor
             .turn(Some(timeout_ms), &mut |completion| match completion {
                 Completion::Accepted { socket, peer } => {
-                    assert!(peer.ip().is_loopback());
+                    match peer {
+                        Peer::Remote(address) => assert!(address.ip().is_loopback()),
+                        Peer::Local => local.push(socket),
+                    }
                     accepted.push(socket);
                 }
                 Completion::Received { socket, bytes } => {
@@ -130,6 +137,37 @@ fn on_both(script: impl Fn(Backend)) {
 
 fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at * 31 % 251) as u8).collect()
+}
+
+#[test]
+fn a_socket_of_the_directory_is_served_beside_the_network_and_known_as_such() {
+    on_both(|backend| {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("relay.sock");
+        let mut bench = Bench::new(backend);
+        bench.reactor.listen(bind_local(&path, 16).unwrap()).unwrap();
+        let (_remote, remote) = bench.connect();
+        assert!(bench.local.is_empty());
+        let mut client = connect_local(&path).unwrap();
+        bench.until("the local connection is accepted", |bench| bench.local.len() == 1);
+        let local = bench.local[0];
+        assert_ne!(local, remote);
+        client.write_all(&pattern(300_000)).unwrap();
+        bench.until("it has spoken", |bench| bench.received(local).len() == 300_000);
+        assert_eq!(bench.received(local), pattern(300_000));
+        // More than the kernel takes at once: the rest is sent while the client reads.
+        bench.send(local, pattern(2_000_000));
+        let reading = std::thread::spawn(move || {
+            let mut echo = vec![0; 2_000_000];
+            client.read_exact(&mut echo).map(|()| echo)
+        });
+        bench.until("everything is sent", |bench| bench.sent == [local]);
+        assert_eq!(reading.join().unwrap().unwrap(), pattern(2_000_000));
+        bench.until("its end is noticed", |bench| bench.closed == [local]);
+        bench.reactor.close(local);
+        bench.reactor.stop_listening();
+        bench.turn(0);
+    });
 }
 
 #[test]

@@ -4,9 +4,9 @@
 mod buffers;
 mod log_ring;
 
-use super::listener::is_about_connection;
+use super::listener::{is_about_connection, is_local};
 use super::log_thread::{LogJob, LogThread, LogWrite};
-use super::reactor::{Completion, Sending, Sink};
+use super::reactor::{Completion, Peer, Sending, Sink};
 use super::slots::{Slots, SocketId};
 use super::wake::Wake;
 use buffers::{BufferRing, GROUP};
@@ -97,6 +97,7 @@ struct Unsent {
 
 struct Listener {
     fd: OwnedFd,
+    is_local: bool,
     armed: bool,
     closing: bool,
 }
@@ -133,7 +134,8 @@ impl UringReactor {
     pub(crate) fn listen(&mut self, listener: OwnedFd) -> io::Result<()> {
         // Multishot accept on a non-blocking socket would end at once with EAGAIN.
         rustix::io::ioctl_fionbio(&listener, false)?;
-        self.listeners.push(Listener { fd: listener, armed: false, closing: false });
+        let is_local = is_local(&listener);
+        self.listeners.push(Listener { fd: listener, is_local, armed: false, closing: false });
         self.resume_accepting();
         Ok(())
     }
@@ -289,7 +291,8 @@ impl UringReactor {
         if result >= 0 {
             // SAFETY: the kernel has just made this descriptor for us and nobody else owns it.
             let fd = unsafe { OwnedFd::from_raw_fd(result) };
-            self.admit(fd, sink);
+            let listener = self.listeners.get(id.index as usize);
+            self.admit(fd, listener.is_some_and(|listener| listener.is_local), sink);
         } else {
             failure = Some(Errno::from_raw_os_error(-result));
         }
@@ -311,10 +314,15 @@ impl UringReactor {
         }
     }
 
-    fn admit(&mut self, fd: OwnedFd, sink: &mut Sink<'_>) {
-        // A peer that is gone already has no name; its socket closes here.
-        let peer = rustix::net::getpeername(&fd).ok().flatten();
-        let Some(Ok(peer)) = peer.map(SocketAddr::try_from) else { return };
+    fn admit(&mut self, fd: OwnedFd, is_local: bool, sink: &mut Sink<'_>) {
+        let peer = if is_local {
+            Peer::Local
+        } else {
+            // A peer that is gone already has no name; its socket closes here.
+            let peer = rustix::net::getpeername(&fd).ok().flatten();
+            let Some(Ok(peer)) = peer.map(SocketAddr::try_from) else { return };
+            Peer::Remote(peer)
+        };
         let socket = self.sockets.insert(Socket {
             fd,
             receiving: false,
