@@ -4,7 +4,7 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use net::Pushed;
 use net::outbox::{Class, Outbox, OutboxBudget, OutboxLimits};
-use net::ws::{Decoder, DecoderLimits, Incoming, InputBudget};
+use net::ws::{Decoder, DecoderLimits, Form, Incoming, InputBudget, Workspace};
 use std::hint::black_box;
 
 const MESSAGE_BYTES: usize = 500;
@@ -30,16 +30,18 @@ fn frame_in(criterion: &mut Criterion) {
     group.bench_function("whole_500_bytes", |bencher| {
         bencher.iter(|| {
             let mut data = black_box(frame.as_slice());
-            let incoming = decoder.next(0, &mut data, &mut scratch, &limits, &mut budget);
+            let mut work = Workspace { scratch: &mut scratch, budget: &mut budget, inflater: None };
+            let incoming = decoder.next(0, &mut data, &limits, &mut work);
             assert_eq!(incoming, Ok(Some(Incoming::Text)));
         });
     });
     group.bench_function("cut_in_two_500_bytes", |bencher| {
         bencher.iter(|| {
             let (mut head, mut tail) = black_box(frame.as_slice()).split_at(200);
-            let incoming = decoder.next(0, &mut head, &mut scratch, &limits, &mut budget);
+            let mut work = Workspace { scratch: &mut scratch, budget: &mut budget, inflater: None };
+            let incoming = decoder.next(0, &mut head, &limits, &mut work);
             assert_eq!(incoming, Ok(None));
-            let incoming = decoder.next(0, &mut tail, &mut scratch, &limits, &mut budget);
+            let incoming = decoder.next(0, &mut tail, &limits, &mut work);
             assert_eq!(incoming, Ok(Some(Incoming::Text)));
         });
     });
@@ -57,7 +59,8 @@ fn frame_out(criterion: &mut Criterion) {
     group.bench_function("event_500_bytes", |bencher| {
         bencher.iter(|| {
             let parts: [&[u8]; 3] = [b"[\"EVENT\",\"sub\",", black_box(&body), b"]"];
-            let pushed = outbox.push_text_frame(&parts, Class::Live, &limits, &mut budget);
+            let class = Class::Live;
+            let pushed = outbox.push_text_frame(Form::Plain, &parts, class, &limits, &mut budget);
             assert_eq!(pushed, Pushed::Ok);
             if outbox.pending_bytes() > 15 * 1024 {
                 while let Some(chunk) = outbox.take() {

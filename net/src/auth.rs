@@ -71,8 +71,14 @@ pub fn check(
 /// # Errors
 /// The [`Reason`] that OK carries.
 pub fn may_publish(event: &EventRef<'_>, keys: &[PublicKey]) -> Result<(), Reason> {
-    if event.kind() == nip42::KIND {
-        return Err(Reason::AuthEventAsEvent);
-    }
+    may_restore(event)?;
     nip70::check(event, keys)
+}
+
+/// The same for an operator, who may bring back protected events that the relay has held before.
+///
+/// # Errors
+/// The [`Reason`] that OK carries.
+pub fn may_restore(event: &EventRef<'_>) -> Result<(), Reason> {
+    if event.kind() == nip42::KIND { Err(Reason::AuthEventAsEvent) } else { Ok(()) }
 }

@@ -13,6 +13,11 @@ pub const AUTH_KEYS_MAX: usize = 16;
 /// Bytes that unfinished messages and parked input of one core may hold.
 pub const INPUT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Messages shorter than this are sent as they are.
+pub const COMPRESSION_THRESHOLD_BYTES: usize = 512;
+/// Effort of the deflater.
+pub const COMPRESSION_LEVEL: u8 = 3;
+
 /// Deadlines of a connection, in milliseconds of the monotonic clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
@@ -47,10 +52,16 @@ pub struct Rates {
     pub messages: Rate,
     /// EVENT messages.
     pub events: Rate,
-    /// Cost of REQ and COUNT, one token per filter.
+    /// Cost of REQ and COUNT, one token per filter, and of NEG-OPEN and NEG-MSG, one token each.
     pub queries: Rate,
     /// Malformed messages and invalid events; beyond it the connection is closed.
     pub invalid: Rate,
+}
+
+impl Rates {
+    /// No limits.
+    pub const OFF: Self =
+        Self { messages: Rate::OFF, events: Rate::OFF, queries: Rate::OFF, invalid: Rate::OFF };
 }
 
 impl Default for Rates {
@@ -60,6 +71,27 @@ impl Default for Rates {
             events: Rate::per_second(50),
             queries: Rate::per_second(200),
             invalid: Rate::per_minute(20),
+        }
+    }
+}
+
+/// Compression of messages (permessage-deflate).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompressionConfig {
+    /// Whether it is agreed to when a client offers it.
+    pub enabled: bool,
+    /// Shorter messages are sent as they are.
+    pub threshold_bytes: usize,
+    /// 1 (fast) to 9 (small).
+    pub level: u8,
+}
+
+impl Default for CompressionConfig {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            threshold_bytes: COMPRESSION_THRESHOLD_BYTES,
+            level: COMPRESSION_LEVEL,
         }
     }
 }
@@ -75,6 +107,8 @@ pub struct ConnConfig {
     pub rates: Rates,
     /// Output limits of one connection.
     pub outbox: OutboxLimits,
+    /// Compression.
+    pub compression: CompressionConfig,
     /// Bytes that all outboxes of the core may hold.
     pub outbox_total_bytes_max: usize,
     /// Bytes of request heads, unfinished messages and parked input of the core beyond which
@@ -86,6 +120,8 @@ pub struct ConnConfig {
     pub auth_keys_max: usize,
     /// Whether a client must authenticate before anything else.
     pub auth_required: bool,
+    /// Whether NEG-OPEN is passed on (NIP-77).
+    pub negentropy: bool,
     /// The URL that clients know this relay by. While unset, the `Host` of the upgrade request
     /// counts.
     pub public_url: Option<String>,
@@ -102,11 +138,13 @@ impl Default for ConnConfig {
             timeouts: Timeouts::default(),
             rates: Rates::default(),
             outbox: OutboxLimits::default(),
+            compression: CompressionConfig::default(),
             outbox_total_bytes_max: crate::outbox::TOTAL_BYTES_MAX,
             input_bytes_max: INPUT_BYTES_MAX,
             fragments_max: FRAGMENTS_MAX,
             auth_keys_max: AUTH_KEYS_MAX,
             auth_required: false,
+            negentropy: false,
             public_url: None,
             trusted_proxies: TrustedProxies::default(),
             pages: Pages::render(&crate::info::RelayDocument::default(), None),

@@ -46,7 +46,9 @@ close_causes! {
     /// RFC 6455 was broken.
     ProtocolViolation, Some(CloseCode::PROTOCOL), "protocol_violation", "WebSocket protocol violated";
     /// Text that is not UTF-8.
-    BadUtf8, Some(CloseCode::NOT_UTF8), "bad_utf8", "text is not valid UTF-8";
+    BadUtf8, Some(CloseCode::BAD_PAYLOAD), "bad_utf8", "text is not valid UTF-8";
+    /// A compressed message that cannot be inflated.
+    BadDeflate, Some(CloseCode::BAD_PAYLOAD), "bad_deflate", "compressed message is corrupt";
     /// A binary message.
     BinaryMessage, Some(CloseCode::UNSUPPORTED), "binary_message", "only text messages are understood";
     /// A message beyond the limit.
@@ -116,6 +118,12 @@ pub struct NetCounters {
     pub pings: u64,
     /// Keys authenticated.
     pub authenticated: u64,
+    /// Data messages received compressed.
+    pub inflated: u64,
+    /// Messages sent compressed.
+    pub deflated: u64,
+    /// Bytes that sending messages compressed has saved.
+    pub deflate_saved_bytes: u64,
     /// Live events that found the outbox over its soft limit.
     pub over_soft: u64,
     /// Refusals answered, by [`Reason`] in declaration order.
@@ -135,6 +143,9 @@ impl Default for NetCounters {
             frames_out: 0,
             pings: 0,
             authenticated: 0,
+            inflated: 0,
+            deflated: 0,
+            deflate_saved_bytes: 0,
             over_soft: 0,
             refused: [0; Reason::ALL.len()],
             closed: [0; CloseCause::ALL.len()],
@@ -147,6 +158,12 @@ impl NetCounters {
     /// Counts one refusal.
     pub fn refuse(&mut self, reason: Reason) {
         self.refused[reason as usize] += 1;
+    }
+
+    /// Counts one message that was sent compressed.
+    pub(crate) fn note_deflated(&mut self, plain_bytes: usize, sent_bytes: usize) {
+        self.deflated += 1;
+        self.deflate_saved_bytes += plain_bytes.saturating_sub(sent_bytes) as u64;
     }
 
     /// Labels and counts of refusals.

@@ -3,11 +3,14 @@
 //!
 //! The first bytes of the input say where to cut the rest: a length, then as many cut distances.
 
-use crate::config::ConnConfig;
+use crate::config::{CompressionConfig, ConnConfig};
 use crate::conn::{Conn, ConnCore, ConnEvent, Teardown};
 use crate::counters::CloseCause;
 use crate::proxy::Cidr;
-use crate::ws::{Decoder, DecoderLimits, Incoming, InputBudget, Violation};
+use crate::ws::{
+    Decoder, DecoderLimits, Deflater, Incoming, Inflater, InputBudget, Violation, WindowBits,
+    Workspace,
+};
 use core::net::{IpAddr, Ipv4Addr};
 use proto::Now;
 use proto::verify::{Verifier, VerifyItem};
@@ -19,6 +22,12 @@ const INPUT_BYTES_MAX: usize = 1 << 20;
 /// An upgrade request that every [`Conn`] accepts.
 pub const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: relay.example\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+/// The same, with an offer of permessage-deflate.
+pub const UPGRADE_DEFLATE: &[u8] = b"GET / HTTP/1.1\r\nHost: relay.example\r\n\
+    Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+    Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 /// Everything a peer can observe of a connection, and everything the engine can.
@@ -64,7 +73,10 @@ fn pieces(input: &[u8]) -> (&[u8], Vec<&[u8]>) {
     (bytes, pieces)
 }
 
-fn decode(pieces: &[&[u8]]) -> (Vec<(Incoming, Vec<u8>)>, Option<Violation>) {
+fn decode(
+    pieces: &[&[u8]],
+    mut inflater: Option<&mut Inflater>,
+) -> (Vec<(Incoming, Vec<u8>)>, Option<Violation>) {
     let mut decoder = Decoder::default();
     let mut budget = InputBudget::new(INPUT_BYTES_MAX);
     let mut scratch = Vec::new();
@@ -72,7 +84,9 @@ fn decode(pieces: &[&[u8]]) -> (Vec<(Incoming, Vec<u8>)>, Option<Violation>) {
     for piece in pieces {
         let mut data = *piece;
         loop {
-            match decoder.next(0, &mut data, &mut scratch, &LIMITS, &mut budget) {
+            let inflater = inflater.as_deref_mut();
+            let mut work = Workspace { scratch: &mut scratch, budget: &mut budget, inflater };
+            match decoder.next(0, &mut data, &LIMITS, &mut work) {
                 Ok(None) => break,
                 Ok(Some(incoming)) => seen.push((incoming, scratch.clone())),
                 Err(violation) => {
@@ -93,14 +107,53 @@ fn decode(pieces: &[&[u8]]) -> (Vec<(Incoming, Vec<u8>)>, Option<Violation>) {
 /// however the bytes are cut, keeps to the limits, and passes on only valid text.
 pub fn ws_frames(input: &[u8]) {
     let (bytes, pieces) = pieces(input);
-    let whole = decode(&[bytes]);
-    assert_eq!(decode(&pieces), whole, "cuts changed what was decoded");
     let single: Vec<&[u8]> = bytes.chunks(1).collect();
-    assert_eq!(decode(&single), whole, "single bytes changed what was decoded");
-    for (incoming, payload) in &whole.0 {
-        assert!(payload.len() <= LIMITS.message_bytes_max);
-        assert!(*incoming != Incoming::Text || std::str::from_utf8(payload).is_ok());
+    let mut inflater = Inflater::default();
+    for is_deflate_agreed in [false, true] {
+        let mut decode =
+            |pieces: &[&[u8]]| decode(pieces, is_deflate_agreed.then_some(&mut inflater));
+        let whole = decode(&[bytes]);
+        assert_eq!(decode(&pieces), whole, "cuts changed what was decoded");
+        assert_eq!(decode(&single), whole, "single bytes changed what was decoded");
+        for (incoming, payload) in &whole.0 {
+            assert!(payload.len() <= LIMITS.message_bytes_max);
+            assert!(*incoming != Incoming::Text || std::str::from_utf8(payload).is_ok());
+        }
     }
+}
+
+/// Fuzz target `inflate_limited`: any bytes as a compressed message. The inflater must not panic,
+/// never passes the limit, gives back its budget and keeps nothing from one message to the next;
+/// and what our own deflater makes of the same bytes must come back.
+pub fn inflate_limited(input: &[u8]) {
+    let Some((first, bytes)) = input.split_first() else { return };
+    let message_bytes_max = usize::from(*first) * 256;
+    let mut budget = InputBudget::new(INPUT_BYTES_MAX);
+    let mut inflater = Inflater::default();
+    let mut inflate = |bytes: &[u8], bytes_max: usize| {
+        let mut message = bytes.to_vec();
+        let inflated = inflater.inflate(&mut message, bytes_max, &mut budget);
+        assert_eq!(budget.held_bytes(), 0, "an inflated message is charged no more");
+        inflated.map(|()| message)
+    };
+    let hostile = inflate(bytes, message_bytes_max);
+    if let Ok(message) = &hostile {
+        assert!(message.len() <= message_bytes_max);
+    }
+    let window = WindowBits::new(8 + first % 8).unwrap_or(WindowBits::MAX);
+    let mut deflater = Deflater::new(1 + first % 9);
+    if let Some(deflated) = deflater.message(&[bytes], window) {
+        let deflated = deflated.to_vec();
+        assert_eq!(inflate(&deflated, bytes.len()).as_deref(), Ok(bytes));
+        let too_long = inflate(&deflated, bytes.len() - 1);
+        assert_eq!(too_long, Err(Violation::TooLong), "one byte more than the limit");
+    }
+    let prefix = &bytes[..bytes.len() / 3];
+    if let Some(parts) = deflater.event(prefix, bytes, window, &mut [0; 5]) {
+        let expected = [prefix, bytes, b"]"].concat();
+        assert_eq!(inflate(&parts.concat(), expected.len()), Ok(expected));
+    }
+    assert_eq!(inflate(bytes, message_bytes_max), hostile, "messages depend on each other");
 }
 
 /// Runs a connection over `pieces`, first from `peer`, and says what was observed.
@@ -137,11 +190,14 @@ pub fn observe(pieces: &[&[u8]], config: &ConnConfig) -> Observed {
 /// must behave the same however the bytes are cut, and gives back all memory.
 pub fn ws_conn(input: &[u8]) {
     let (bytes, pieces) = pieces(input);
-    let config = ConnConfig::default();
-    let whole = observe(&[&[UPGRADE, bytes].concat()], &config);
-    let mut cut = vec![UPGRADE];
-    cut.extend(pieces);
-    assert_eq!(observe(&cut, &config), whole, "cuts changed what was observed");
+    let compression = CompressionConfig { enabled: true, ..CompressionConfig::default() };
+    let config = ConnConfig { compression, negentropy: true, ..ConnConfig::default() };
+    for upgrade in [UPGRADE, UPGRADE_DEFLATE] {
+        let whole = observe(&[&[upgrade, bytes].concat()], &config);
+        let mut cut = vec![upgrade];
+        cut.extend(&pieces);
+        assert_eq!(observe(&cut, &config), whole, "cuts changed what was observed");
+    }
 }
 
 /// Fuzz target `http_request`: any bytes as the beginning of a connection.

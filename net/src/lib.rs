@@ -7,7 +7,9 @@
 //!
 //! Entry type: [`Conn`], one per accepted socket, 300 bytes at most while idle. What the
 //! connections of one core share is [`ConnCore`]: the configuration, the verifier, the budgets,
-//! the counters and two scratch buffers. [`Admission`] decides who may connect at all.
+//! the counters, two scratch buffers and the codecs of permessage-deflate. [`Admission`] decides
+//! who may connect at all; an operator's own connections come through another door and pass it by
+//! ([`Trust`]).
 //!
 //! The life of a connection: [`Conn::new`] after [`Admission::admit`]; [`Conn::next`] with
 //! received bytes until it returns `None`; the `reply_*` and `deliver*` functions; bytes out of
@@ -25,6 +27,7 @@ pub mod counters;
 pub mod fuzzing;
 pub mod http;
 pub mod info;
+pub mod note;
 pub mod outbox;
 pub mod proxy;
 pub mod rate;
@@ -32,8 +35,8 @@ pub mod skim;
 pub mod ws;
 
 pub use admission::{Admission, AdmissionConfig, Admitted};
-pub use config::{ConnConfig, Rates, Timeouts};
-pub use conn::{Conn, ConnCore, ConnEvent, Teardown};
+pub use config::{CompressionConfig, ConnConfig, Rates, Timeouts};
+pub use conn::{Conn, ConnCore, ConnEvent, Teardown, Trust};
 pub use counters::{CloseCause, NetCounters, Refusal};
 pub use http::Pages;
 pub use info::RelayDocument;

@@ -4,7 +4,7 @@
 //! write and a chunk serves any connection after another. A frame may span chunks: the peer reads
 //! a byte stream.
 
-use crate::ws::{Opcode, frame};
+use crate::ws::{Form, Opcode, frame};
 use std::collections::VecDeque;
 
 /// Bytes of a chunk.
@@ -130,9 +130,11 @@ impl Outbox {
         self.pending_bytes() < limits.soft_bytes / 4
     }
 
-    /// Queues one text frame made of `parts`, if the limits allow it.
+    /// Queues one text frame made of `parts`, if the limits allow it. They count what is sent, so
+    /// a compressed frame counts for what it is compressed to.
     pub fn push_text_frame(
         &mut self,
+        form: Form,
         parts: &[&[u8]],
         class: Class,
         limits: &OutboxLimits,
@@ -148,7 +150,7 @@ impl Outbox {
         if pending > 0 && pending + payload_bytes > limits.hard_bytes {
             return Pushed::OverHard;
         }
-        self.append_frame(Opcode::Text, parts, payload_bytes, budget);
+        self.append_frame(Opcode::Text, form, parts, budget);
         Pushed::Ok
     }
 
@@ -156,7 +158,7 @@ impl Outbox {
     /// peer that reads nothing ends by its pings; its payload is cut at 125 bytes.
     pub fn push_control(&mut self, opcode: Opcode, payload: &[u8], budget: &mut OutboxBudget) {
         let payload = &payload[..payload.len().min(frame::CONTROL_BYTES_MAX)];
-        self.append_frame(opcode, &[payload], payload.len(), budget);
+        self.append_frame(opcode, Form::Plain, &[payload], budget);
     }
 
     /// Queues bytes that are no frame: an HTTP answer.
@@ -167,10 +169,11 @@ impl Outbox {
     fn append_frame(
         &mut self,
         opcode: Opcode,
+        form: Form,
         parts: &[&[u8]],
-        payload_bytes: usize,
         budget: &mut OutboxBudget,
     ) {
+        let payload_bytes = parts.iter().map(|part| part.len()).sum::<usize>();
         if self.tail.capacity() == 0 {
             self.tail = budget.lend();
         }
@@ -178,7 +181,7 @@ impl Outbox {
         let room = CHUNK_BYTES.saturating_sub(self.tail.len());
         if frame::SERVER_HEADER_BYTES_MAX + payload_bytes <= room {
             let before = self.tail.len();
-            frame::write_server_header(opcode, payload_bytes, &mut self.tail);
+            frame::write_server_header(opcode, form, payload_bytes, &mut self.tail);
             for part in parts {
                 self.tail.extend_from_slice(part);
             }
@@ -186,7 +189,7 @@ impl Outbox {
             return;
         }
         let mut header = Vec::with_capacity(frame::SERVER_HEADER_BYTES_MAX);
-        frame::write_server_header(opcode, payload_bytes, &mut header);
+        frame::write_server_header(opcode, form, payload_bytes, &mut header);
         self.append(&header, budget);
         for part in parts {
             self.append(part, budget);
@@ -285,17 +288,24 @@ mod tests {
                 match step {
                     Step::Push(length) => {
                         let body = vec![at as u8; length];
+                        let form = if at % 2 == 0 { Form::Plain } else { Form::Deflated };
                         let (head, tail) = body.split_at(length / 3);
-                        let pushed =
-                            outbox.push_text_frame(&[head, tail], Class::Live, &limits, &mut budget);
+                        let parts = [head, tail];
+                        let pushed = outbox.push_text_frame(
+                            form,
+                            &parts,
+                            Class::Live,
+                            &limits,
+                            &mut budget,
+                        );
                         prop_assert_eq!(pushed, Pushed::Ok);
-                        frame::write_server_header(Opcode::Text, length, &mut expected);
+                        frame::write_server_header(Opcode::Text, form, length, &mut expected);
                         expected.extend(body);
                     }
                     Step::Control(length) => {
                         let body = vec![at as u8; length];
                         outbox.push_control(Opcode::Pong, &body, &mut budget);
-                        frame::write_server_header(Opcode::Pong, length, &mut expected);
+                        frame::write_server_header(Opcode::Pong, Form::Plain, length, &mut expected);
                         expected.extend(body);
                     }
                     Step::Raw(length) => {
@@ -339,7 +349,7 @@ mod tests {
         let mut outbox = Outbox::default();
         let large = [0; 2_000];
         let mut push = |outbox: &mut Outbox, class, length: usize| {
-            outbox.push_text_frame(&[&large[..length]], class, &limits, &mut budget)
+            outbox.push_text_frame(Form::Plain, &[&large[..length]], class, &limits, &mut budget)
         };
         assert_eq!(push(&mut outbox, Class::Live, 2_000), Pushed::Ok);
         assert_eq!(push(&mut outbox, Class::Live, 1), Pushed::OverSoft);

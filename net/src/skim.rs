@@ -13,6 +13,8 @@ pub enum Verb {
     Auth,
     /// REQ or COUNT.
     Query,
+    /// NEG-OPEN or NEG-MSG.
+    Negentropy,
     /// Anything else, or unreadable.
     Other,
 }
@@ -28,6 +30,8 @@ pub fn verb(text: &[u8]) -> (Verb, &[u8]) {
         (b"REQ\"", Verb::Query),
         (b"COUNT\"", Verb::Query),
         (b"AUTH\"", Verb::Auth),
+        (b"NEG-MSG\"", Verb::Negentropy),
+        (b"NEG-OPEN\"", Verb::Negentropy),
     ] {
         if let Some(rest) = rest.strip_prefix(word) {
             return (verb, rest);
@@ -75,6 +79,9 @@ mod tests {
             (" [ \"REQ\" , \"a\"]", Verb::Query),
             ("[\"COUNT\",\"a\"]", Verb::Query),
             ("[\"AUTH\",{}]", Verb::Auth),
+            ("[\"NEG-OPEN\",\"a\",{},\"61\"]", Verb::Negentropy),
+            ("[\"NEG-MSG\",\"a\",\"61\"]", Verb::Negentropy),
+            ("[\"NEG-CLOSE\",\"a\"]", Verb::Other),
             ("[\"CLOSE\",\"a\"]", Verb::Other),
             ("[\"EVENTS\",{}]", Verb::Other),
             ("{\"EVENT\":1}", Verb::Other),

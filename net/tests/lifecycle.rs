@@ -261,7 +261,7 @@ fn a_slow_reader_loses_its_subscription_first_then_its_connection() {
     assert!((256 * 1024..256 * 1024 + 10_100).contains(&pending), "{pending}");
     assert_eq!(wire.counters().over_soft, 1);
     assert!(wire.conn.is_open(), "only the subscription is to go");
-    let pushed = wire.conn.reply_closed(wire.now, "live", Reason::SlowReader, &mut wire.core);
+    let pushed = wire.conn.reply_closed(wire.now, "live", Reason::SlowReader, None, &mut wire.core);
     assert_eq!(pushed, Pushed::Ok, "answers still go");
     assert_eq!(wire.counters().refused[Reason::SlowReader as usize], 1);
 
@@ -498,11 +498,11 @@ fn every_reply_is_a_frame() {
     let mut wire = Wire::open(config());
     let (conn, core, now) = (&mut wire.conn, &mut wire.core, wire.now);
     let id = EventId([0xab; 32]);
-    assert_eq!(conn.reply_ok(now, &id, Ok(()), core), Pushed::Ok);
+    assert_eq!(conn.reply_ok(now, &id, Ok(()), None, core), Pushed::Ok);
     assert_eq!(conn.reply_eose("a\"b", Completeness::More, core), Pushed::Ok);
-    assert_eq!(conn.reply_closed(now, "s", Reason::ScanBudget, core), Pushed::Ok);
+    assert_eq!(conn.reply_closed(now, "s", Reason::ScanBudget, None, core), Pushed::Ok);
     assert_eq!(conn.reply_notice(now, Reason::ShuttingDown, core), Pushed::Ok);
-    assert_eq!(conn.reply_count("s", 7, true, core), Pushed::Ok);
+    assert_eq!(conn.reply_count("s", 7, true, None, core), Pushed::Ok);
     assert_eq!(conn.deliver("s", b"{\"id\":1}", core), Pushed::Ok);
     let texts: Vec<String> = wire.frames().iter().map(|frame| frame.text().to_owned()).collect();
     assert_eq!(

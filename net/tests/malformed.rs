@@ -210,7 +210,8 @@ fn bad_signatures_found_by_the_shards_count_as_well() {
         let text = event_message("EVENT", &event);
         assert_eq!(wire.message(&text), ClientMessage::Event(event.clone()));
         let id = event.view().id();
-        let pushed = wire.conn.reply_ok(wire.now, &id, Err(Reason::BadSignature), &mut wire.core);
+        let pushed =
+            wire.conn.reply_ok(wire.now, &id, Err(Reason::BadSignature), None, &mut wire.core);
         let expected = if kind == 21 { net::Pushed::Closed } else { net::Pushed::Ok };
         assert_eq!(pushed, expected, "event {kind}");
     }
@@ -235,7 +236,7 @@ fn the_limit_is_per_minute_and_honest_refusals_do_not_count() {
     let id = proto::EventId([1; 32]);
     for reason in [Reason::Duplicate, Reason::TooOld, Reason::PowTooLow, Reason::Deleted] {
         for _ in 0..100 {
-            let pushed = wire.conn.reply_ok(wire.now, &id, Err(reason), &mut wire.core);
+            let pushed = wire.conn.reply_ok(wire.now, &id, Err(reason), None, &mut wire.core);
             assert_eq!(pushed, net::Pushed::Ok);
         }
     }

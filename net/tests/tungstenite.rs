@@ -104,7 +104,8 @@ fn messages_of_every_length_arrive() {
             pipe.with(|wire| {
                 let mut json = Vec::new();
                 event.view().write_json(&mut json);
-                let ok = wire.conn.reply_ok(wire.now, &event.view().id(), Ok(()), &mut wire.core);
+                let ok =
+                    wire.conn.reply_ok(wire.now, &event.view().id(), Ok(()), None, &mut wire.core);
                 assert_eq!(ok, net::Pushed::Ok);
                 let pushed = wire.conn.deliver("sub", &json, &mut wire.core);
                 assert_eq!(pushed, net::Pushed::Ok);

@@ -343,7 +343,7 @@ impl Clients {
                 if let Some(since_us) = self.events_since_us.remove(&(client.slot, id)) {
                     self.timings.ingest.record_us(clock::monotonic_us() - since_us);
                 }
-                self.with_conn(client, |conn, net| conn.reply_ok(now, &id, result, net));
+                self.with_conn(client, |conn, net| conn.reply_ok(now, &id, result, None, net));
             }
             // Both come at the reader's own pace: the home waits when its outbox is full.
             Reply::Stored { client, sub, event } | Reply::Held { client, sub, event } => {
@@ -356,10 +356,10 @@ impl Clients {
             }
             Reply::Closed { client, sub, reason } => {
                 self.queries_since_us.remove(&(client.slot, Rc::clone(&sub)));
-                self.with_conn(client, |conn, net| conn.reply_closed(now, &sub, reason, net));
+                self.with_conn(client, |conn, net| conn.reply_closed(now, &sub, reason, None, net));
             }
             Reply::Count { client, sub, count } => {
-                self.with_conn(client, |conn, net| conn.reply_count(&sub, count, false, net));
+                self.with_conn(client, |conn, net| conn.reply_count(&sub, count, false, None, net));
             }
             Reply::Unpark(client) => self.unparked.push(socket_of(client)),
             // Parking was acted upon when the message was handed over; only the control core asks

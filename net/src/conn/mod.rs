@@ -13,8 +13,8 @@ use crate::counters::{CloseCause, Refusal};
 use crate::http::response::{Response, Status, refusal};
 use crate::outbox::{Outbox, OutboxBudget};
 use crate::rate::Bucket;
-use crate::ws::{Decoder, Opcode, close};
-use core::net::IpAddr;
+use crate::ws::{Decoder, Opcode, WindowBits, close};
+use core::net::{IpAddr, Ipv4Addr};
 use proto::{ClientMessage, Now, PublicKey};
 use request::Request;
 
@@ -36,6 +36,17 @@ pub enum ConnEvent {
     HttpMetrics,
     /// The connection begins to end. Nothing follows.
     Closing(CloseCause),
+}
+
+/// Who stands behind a connection, as far as the socket that it came by tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// Anybody.
+    Public,
+    /// The operator, by a socket that only the operator can open: no rates, no AUTH, no proxies in
+    /// between, and protected events of others are taken, as a restored backup holds them. Sizes,
+    /// deadlines and the limits on output stay.
+    Operator,
 }
 
 /// What is to be done with the socket.
@@ -99,6 +110,9 @@ pub struct Conn {
     address: IpAddr,
     /// Why it ends; set once.
     cause: Option<CloseCause>,
+    /// Set when permessage-deflate was agreed: the window that our side may use.
+    deflate: Option<WindowBits>,
+    trust: Trust,
     pings_unanswered: u8,
     /// Whether bytes came, or a backlog moved, since the last ping.
     has_heard: bool,
@@ -121,10 +135,24 @@ impl Conn {
             challenge: Challenge(entropy),
             address: peer.to_canonical(),
             cause: None,
+            deflate: None,
+            trust: Trust::Public,
             pings_unanswered: 0,
             has_heard: false,
             is_parked: false,
         }
+    }
+
+    /// A connection that was just accepted on the operator's own socket. It is no business of
+    /// [`crate::Admission`].
+    pub fn of_operator(now: Now, entropy: [u8; 16], core: &ConnCore) -> Self {
+        let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        Self { trust: Trust::Operator, ..Self::new(now, peer, entropy, core) }
+    }
+
+    /// Who stands behind it.
+    pub fn trust(&self) -> Trust {
+        self.trust
     }
 
     /// Consumes bytes from `data` until something happened that the engine has to know about.

@@ -1,7 +1,8 @@
 //! The open WebSocket: frames to messages to events, rates, AUTH, and answers to what is wrong.
 
-use super::{Conn, ConnCore, ConnEvent, State};
+use super::{Conn, ConnCore, ConnEvent, State, Trust};
 use crate::auth::{self, AuthRules};
+use crate::config::Rates;
 use crate::counters::CloseCause;
 use crate::outbox::Pushed;
 use crate::skim::{self, Verb};
@@ -17,12 +18,10 @@ impl Conn {
         core: &mut ConnCore,
     ) -> Option<ConnEvent> {
         self.has_heard |= !data.is_empty();
-        let limits = core.decoder_limits();
         let now_ms = now.monotonic_ms;
         while matches!(self.state, State::Open) {
-            let decoded =
-                self.decoder.next(now_ms, data, &mut core.scratch, &limits, &mut core.input);
-            match decoded {
+            let (limits, mut work) = core.decoding(self.deflate.is_some());
+            match self.decoder.next(now_ms, data, &limits, &mut work) {
                 Ok(None) => return None,
                 Ok(Some(Incoming::Text)) => {
                     if let Some(event) = self.take_text(now, core) {
@@ -47,16 +46,9 @@ impl Conn {
 
     /// After our own Close frame: reads on for the peer's, and lets everything else pass.
     pub(super) fn await_close(&mut self, now: Now, data: &mut &[u8], core: &mut ConnCore) {
-        let limits = core.decoder_limits();
+        let (limits, mut work) = core.decoding(self.deflate.is_some());
         loop {
-            let decoded = self.decoder.next(
-                now.monotonic_ms,
-                data,
-                &mut core.scratch,
-                &limits,
-                &mut core.input,
-            );
-            match decoded {
+            match self.decoder.next(now.monotonic_ms, data, &limits, &mut work) {
                 Ok(None) => return,
                 Ok(Some(Incoming::Close(_))) | Err(_) => break,
                 Ok(Some(_)) => {}
@@ -70,7 +62,8 @@ impl Conn {
     /// Pings count as messages; those beyond the rate stay unanswered, since RFC 6455 5.5.3 lets a
     /// Pong answer the latest Ping only.
     fn answer_ping(&mut self, now_ms: u64, core: &mut ConnCore) {
-        if self.buckets.messages.take(core.config.rates.messages, 1, now_ms) {
+        let rate = self.rates(core).messages;
+        if self.buckets.messages.take(rate, 1, now_ms) {
             self.outbox.push_control(Opcode::Pong, &core.scratch, &mut core.outboxes);
             core.counters.frames_out += 1;
         }
@@ -84,6 +77,14 @@ impl Conn {
         self.cause = Some(CloseCause::PeerClosed);
         self.state = State::Flushing;
         self.timer_ms = now.monotonic_ms.saturating_add(core.config.timeouts.close_ms);
+    }
+
+    /// The rates that this client is held to.
+    fn rates(&self, core: &ConnCore) -> Rates {
+        match self.trust {
+            Trust::Public => core.config.rates,
+            Trust::Operator => Rates::OFF,
+        }
     }
 
     /// Takes the message in the scratch buffer. `None` when it was answered here.
@@ -111,7 +112,7 @@ impl Conn {
 
     /// What is decided before the parser is asked.
     fn refused_by_rate(&mut self, now_ms: u64, verb: Verb, core: &ConnCore) -> Option<Reason> {
-        let rates = &core.config.rates;
+        let rates = self.rates(core);
         if !self.buckets.messages.take(rates.messages, 1, now_ms) {
             return Some(Reason::RateMessages);
         }
@@ -120,7 +121,9 @@ impl Conn {
             Verb::Event | Verb::Auth if !self.buckets.events.take(rates.events, 1, now_ms) => {
                 Some(Reason::RateEvents)
             }
-            Verb::Query if !self.buckets.queries.has_token(rates.queries, now_ms) => {
+            Verb::Query | Verb::Negentropy
+                if !self.buckets.queries.has_token(rates.queries, now_ms) =>
+            {
                 Some(Reason::RateQueries)
             }
             _ => None,
@@ -137,7 +140,7 @@ impl Conn {
     ) -> Result<ClientMessage, MessageError> {
         if let (Verb::Other, ClientMessage::Event(event) | ClientMessage::Auth(event)) =
             (verb, &message)
-            && !self.buckets.events.take(core.config.rates.events, 1, now_ms)
+            && !self.buckets.events.take(self.rates(core).events, 1, now_ms)
         {
             return Err(MessageError::Event(event.view().id(), Reason::RateEvents));
         }
@@ -151,12 +154,15 @@ impl Conn {
         message: &ClientMessage,
         core: &ConnCore,
     ) -> Option<MessageError> {
-        let is_anonymous = core.config.auth_required && self.keys.is_empty();
+        let is_operator = self.trust == Trust::Operator;
+        let is_anonymous = core.config.auth_required && self.keys.is_empty() && !is_operator;
         match message {
             ClientMessage::Event(event) => {
                 let event = event.view();
                 let verdict = if is_anonymous {
                     Err(Reason::AuthFirst)
+                } else if is_operator {
+                    auth::may_restore(&event)
                 } else {
                     auth::may_publish(&event, &self.keys)
                 };
@@ -164,22 +170,36 @@ impl Conn {
             }
             ClientMessage::Req(sub, filters) | ClientMessage::Count(sub, filters) => {
                 let cost = u32::try_from(filters.len()).unwrap_or(u32::MAX);
-                let reason = if is_anonymous {
-                    Reason::AuthFirst
-                } else if !self.buckets.queries.take(core.config.rates.queries, cost, now_ms) {
-                    Reason::RateQueries
+                self.refused_as_query(now_ms, cost, is_anonymous, core)
+                    .map(|reason| MessageError::Subscription(sub.clone(), reason))
+            }
+            // Each message of a session costs as much as a filter: it is answered from as many rows.
+            ClientMessage::NegOpen(sub, ..) | ClientMessage::NegMsg(sub, _) => {
+                let refused = if core.config.negentropy {
+                    self.refused_as_query(now_ms, 1, is_anonymous, core)
                 } else {
-                    return None;
+                    Some(Reason::NegOff)
                 };
-                Some(MessageError::Subscription(sub.clone(), reason))
-            }
-            ClientMessage::NegOpen(sub, ..) => {
-                Some(MessageError::Negentropy(sub.clone(), Reason::NegOff))
-            }
-            ClientMessage::NegMsg(sub, _) => {
-                Some(MessageError::Negentropy(sub.clone(), Reason::NegUnknown))
+                refused.map(|reason| MessageError::Negentropy(sub.clone(), reason))
             }
             ClientMessage::Close(_) | ClientMessage::Auth(_) | ClientMessage::NegClose(_) => None,
+        }
+    }
+
+    fn refused_as_query(
+        &mut self,
+        now_ms: u64,
+        cost: u32,
+        is_anonymous: bool,
+        core: &ConnCore,
+    ) -> Option<Reason> {
+        let rate = self.rates(core).queries;
+        if is_anonymous {
+            Some(Reason::AuthFirst)
+        } else if !self.buckets.queries.take(rate, cost, now_ms) {
+            Some(Reason::RateQueries)
+        } else {
+            None
         }
     }
 
@@ -199,7 +219,7 @@ impl Conn {
                     self.keys.push(key);
                     core.counters.authenticated += 1;
                 }
-                match self.reply_ok(now, &event.id(), Ok(()), core) {
+                match self.reply_ok(now, &event.id(), Ok(()), None, core) {
                     Pushed::Ok => Some(ConnEvent::Authenticated(key)),
                     Pushed::OverSoft | Pushed::OverHard | Pushed::Closed => None,
                 }
@@ -215,9 +235,13 @@ impl Conn {
     fn refuse(&mut self, now: Now, error: &MessageError, core: &mut ConnCore) {
         // What became of the answer shows in the state: nothing else is done about it here.
         let _ = match error {
-            MessageError::Event(id, reason) => self.reply_ok(now, id, Err(*reason), core),
-            MessageError::Subscription(sub, reason) => self.reply_closed(now, sub, *reason, core),
-            MessageError::Negentropy(sub, reason) => self.reply_neg_err(now, sub, *reason, core),
+            MessageError::Event(id, reason) => self.reply_ok(now, id, Err(*reason), None, core),
+            MessageError::Subscription(sub, reason) => {
+                self.reply_closed(now, sub, *reason, None, core)
+            }
+            MessageError::Negentropy(sub, reason) => {
+                self.reply_neg_err(now, sub, *reason, None, None, core)
+            }
             MessageError::Notice(reason) => self.reply_notice(now, *reason, core),
         };
     }
@@ -231,7 +255,7 @@ impl Conn {
         core: &mut ConnCore,
     ) -> Option<CloseCause> {
         core.counters.refuse(reason);
-        let rate = core.config.rates.invalid;
+        let rate = self.rates(core).invalid;
         if is_abuse(reason)
             && matches!(self.state, State::Open)
             && !self.buckets.invalid.take(rate, 1, now.monotonic_ms)
@@ -250,6 +274,9 @@ fn unparsed(verb: Verb, rest: &[u8], reason: Reason) -> MessageError {
         Verb::Query => {
             skim::subscription(rest).map(|sub| MessageError::Subscription(sub.into(), reason))
         }
+        Verb::Negentropy => {
+            skim::subscription(rest).map(|sub| MessageError::Negentropy(sub.into(), reason))
+        }
         Verb::Other => None,
     };
     known.unwrap_or(MessageError::Notice(reason))
@@ -259,6 +286,7 @@ fn cause_of(violation: Violation) -> CloseCause {
     match violation {
         Violation::Frame(_) => CloseCause::ProtocolViolation,
         Violation::NotUtf8 => CloseCause::BadUtf8,
+        Violation::NotDeflate => CloseCause::BadDeflate,
         Violation::TooLong => CloseCause::MessageTooLong,
         Violation::TooManyFragments => CloseCause::TooManyFragments,
         Violation::Budget => CloseCause::InputBudget,

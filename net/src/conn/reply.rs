@@ -2,53 +2,69 @@
 
 use super::{Conn, ConnCore, State};
 use crate::counters::CloseCause;
+use crate::note;
 use crate::outbox::{Class, Pushed};
+use crate::ws::{Form, WindowBits};
 use proto::message::{self, Completeness};
+use proto::nip::nip45::Hll;
 use proto::{EventId, Now, Reason};
 
 impl Conn {
     /// `["OK",id,accepted,message]`. A [`Reason`] that NIP-01 counts as accepted (a duplicate) is
     /// answered with `true`. Every reason is counted, and one invalid event too many closes the
-    /// connection ([`Pushed::Closed`]).
+    /// connection ([`Pushed::Closed`]). A policy's `note` stands in place of the reason's own text
+    /// ([`note::text`]).
     pub fn reply_ok(
         &mut self,
         now: Now,
         id: &EventId,
         verdict: Result<(), Reason>,
+        note: Option<&str>,
         core: &mut ConnCore,
     ) -> Pushed {
         core.reply.clear();
         let reason = verdict.err();
         let is_accepted = reason.is_none_or(Reason::is_accepted);
-        let text = reason.map_or("", Reason::message);
-        message::write_ok(id, is_accepted, text, &mut core.reply);
+        let text = reason.map(|reason| note::text(reason, note)).unwrap_or_default();
+        message::write_ok(id, is_accepted, &text, &mut core.reply);
         self.push_refusal(now, reason, core)
     }
 
-    /// `["CLOSED",sub,reason]`, counted like [`Conn::reply_ok`].
+    /// `["CLOSED",sub,reason]`, counted and with a note like [`Conn::reply_ok`].
     pub fn reply_closed(
         &mut self,
         now: Now,
         sub: &str,
         reason: Reason,
+        note: Option<&str>,
         core: &mut ConnCore,
     ) -> Pushed {
         core.reply.clear();
-        message::write_closed(sub, reason.message(), &mut core.reply);
+        message::write_closed(sub, &note::text(reason, note), &mut core.reply);
         self.push_refusal(now, Some(reason), core)
     }
 
-    /// `["NEG-ERR",sub,reason]`, counted like [`Conn::reply_ok`].
+    /// `["NEG-ERR",sub,reason]`, counted and with a note like [`Conn::reply_ok`], and with the
+    /// number of records that a session may hold where that is what was overstepped.
     pub fn reply_neg_err(
         &mut self,
         now: Now,
         sub: &str,
         reason: Reason,
+        note: Option<&str>,
+        records_max: Option<u64>,
         core: &mut ConnCore,
     ) -> Pushed {
         core.reply.clear();
-        message::write_neg_err(sub, reason.message(), None, &mut core.reply);
+        message::write_neg_err(sub, &note::text(reason, note), records_max, &mut core.reply);
         self.push_refusal(now, Some(reason), core)
+    }
+
+    /// `["NEG-MSG",sub,message]`, the message in hex.
+    pub fn reply_neg_msg(&mut self, sub: &str, message: &[u8], core: &mut ConnCore) -> Pushed {
+        core.reply.clear();
+        message::write_neg_msg(sub, message, &mut core.reply);
+        self.push_reply(core)
     }
 
     /// `["NOTICE",reason]`, counted like [`Conn::reply_ok`].
@@ -70,16 +86,18 @@ impl Conn {
         self.push_reply(core)
     }
 
-    /// `["COUNT",sub,{"count":n}]`.
+    /// `["COUNT",sub,{"count":n}]`, with what NIP-45 says about counts that are estimated and about
+    /// registers.
     pub fn reply_count(
         &mut self,
         sub: &str,
         count: u64,
         approximate: bool,
+        hll: Option<&Hll>,
         core: &mut ConnCore,
     ) -> Pushed {
         core.reply.clear();
-        message::write_count(sub, count, approximate, None, &mut core.reply);
+        message::write_count(sub, count, approximate, hll, &mut core.reply);
         self.push_reply(core)
     }
 
@@ -114,19 +132,56 @@ impl Conn {
         }
         core.reply.clear();
         message::write_event_prefix(sub, &mut core.reply);
-        let parts: [&[u8]; 3] = [&core.reply, event_json, b"]"];
-        let limits = &core.config.outbox;
-        let pushed = self.outbox.push_text_frame(&parts, class, limits, &mut core.outboxes);
+        let plain_bytes = core.reply.len() + event_json.len() + 1;
+        let window = self.deflate_window(plain_bytes, core);
+        let ConnCore { config, outboxes, reply, deflater, counters, .. } = core;
+        let mut header = [0; 5];
+        let deflated = match (window, deflater) {
+            (Some(window), Some(codec)) => codec.event(reply, event_json, window, &mut header),
+            _ => None,
+        };
+        let (form, parts) = match deflated {
+            Some(parts) => (Form::Deflated, parts),
+            None => (Form::Plain, [&**reply, event_json, b"]"]),
+        };
+        let limits = &config.outbox;
+        let pushed = self.outbox.push_text_frame(form, &parts, class, limits, outboxes);
+        if form == Form::Deflated && pushed == Pushed::Ok {
+            counters.note_deflated(plain_bytes, parts.iter().map(|part| part.len()).sum());
+        }
         self.note_pushed(pushed, core)
+    }
+
+    /// The window to compress with, if a message of `plain_bytes` is to be compressed at all; the
+    /// core's codec is there then.
+    fn deflate_window(&self, plain_bytes: usize, core: &mut ConnCore) -> Option<WindowBits> {
+        let window = self.deflate?;
+        let is_worth_it = plain_bytes >= core.config.compression.threshold_bytes;
+        is_worth_it.then(|| {
+            core.ready_deflater();
+            window
+        })
     }
 
     fn push_reply(&mut self, core: &mut ConnCore) -> Pushed {
         if !matches!(self.state, State::Open) {
             return Pushed::Closed;
         }
-        let limits = &core.config.outbox;
-        let parts: [&[u8]; 1] = [&core.reply];
-        let pushed = self.outbox.push_text_frame(&parts, Class::Reply, limits, &mut core.outboxes);
+        let window = self.deflate_window(core.reply.len(), core);
+        let ConnCore { config, outboxes, reply, deflater, counters, .. } = core;
+        let deflated = match (window, deflater) {
+            (Some(window), Some(codec)) => codec.message(&[reply], window),
+            _ => None,
+        };
+        let (form, payload) = match deflated {
+            Some(payload) => (Form::Deflated, payload),
+            None => (Form::Plain, &**reply),
+        };
+        let limits = &config.outbox;
+        let pushed = self.outbox.push_text_frame(form, &[payload], Class::Reply, limits, outboxes);
+        if form == Form::Deflated && pushed == Pushed::Ok {
+            counters.note_deflated(reply.len(), payload.len());
+        }
         self.note_pushed(pushed, core)
     }
 

@@ -1,13 +1,13 @@
 //! Before the WebSocket: PROXY header, request head, and the answer.
 
-use super::{Conn, ConnCore, ConnEvent, State};
+use super::{Conn, ConnCore, ConnEvent, State, Trust};
 use crate::counters::CloseCause;
 use crate::http::head::{Head, HeadError, Method, find_end};
 use crate::http::response::{Status, preflight, refusal, switching_protocols};
 use crate::http::route::{Route, Upgrade, endpoint_of, route};
 use crate::outbox::Pushed;
 use crate::proxy::{self, TrustedProxies};
-use crate::ws::InputBudget;
+use crate::ws::{Agreed, InputBudget};
 use core::net::IpAddr;
 use proto::Now;
 
@@ -151,7 +151,12 @@ impl Conn {
             *data = &[];
             return None;
         }
-        let step = request.advance(data, self.address, &core.config.trusted_proxies);
+        let nobody = TrustedProxies::default();
+        let trusted = match self.trust {
+            Trust::Public => &core.config.trusted_proxies,
+            Trust::Operator => &nobody,
+        };
+        let step = request.advance(data, self.address, trusted);
         request.charge(&mut core.input);
         match step {
             Step::Wait => None,
@@ -222,7 +227,8 @@ impl Conn {
         };
         core.counters.http_requests += 1;
         let is_head = head.method == Method::Head;
-        let asked = route(&head, endpoint_of(core.config.public_url.as_deref()));
+        let endpoint = endpoint_of(core.config.public_url.as_deref());
+        let asked = route(&head, endpoint, core.config.compression.enabled);
         let deadline_ms = now.monotonic_ms.saturating_add(core.config.timeouts.message_ms);
         let cause = CloseCause::HttpAnswered;
         match asked {
@@ -254,12 +260,16 @@ impl Conn {
     }
 
     fn open(&mut self, now: Now, upgrade: Upgrade, core: &mut ConnCore) -> ConnEvent {
-        let head = switching_protocols(&upgrade.accept);
+        let head = switching_protocols(&upgrade);
         self.outbox.push_raw(head.as_bytes(), &mut core.outboxes);
         self.host = upgrade.host;
+        self.deflate = upgrade.deflate.map(Agreed::server_window);
         self.state = State::Open;
         self.timer_ms = now.monotonic_ms.saturating_add(core.config.timeouts.ping_ms);
         core.counters.opened += 1;
+        if self.trust == Trust::Operator {
+            return ConnEvent::Opened;
+        }
         match self.send_challenge(core) {
             Pushed::Ok => ConnEvent::Opened,
             Pushed::OverSoft | Pushed::OverHard | Pushed::Closed => {

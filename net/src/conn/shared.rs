@@ -3,11 +3,12 @@
 use crate::config::ConnConfig;
 use crate::counters::NetCounters;
 use crate::outbox::OutboxBudget;
-use crate::ws::{DecoderLimits, InputBudget};
+use crate::ws::{DecoderLimits, Deflater, Inflater, InputBudget, Workspace};
 use proto::verify::Verifier;
 
 /// What the connections of one core share. Owned by that core. Besides the budgets it holds two
-/// scratch buffers of at most one message each.
+/// scratch buffers of at most one message each and, once a connection agreed to compression, the
+/// codecs: [`crate::ws::deflate::core_bytes_max`].
 pub struct ConnCore {
     /// The configuration; [`ConnCore::reload`] replaces it.
     pub config: ConnConfig,
@@ -22,6 +23,8 @@ pub struct ConnCore {
     pub(super) scratch: Vec<u8>,
     /// The reply being written.
     pub(super) reply: Vec<u8>,
+    pub(super) inflater: Option<Box<Inflater>>,
+    pub(super) deflater: Option<Box<Deflater>>,
 }
 
 impl std::fmt::Debug for ConnCore {
@@ -41,6 +44,8 @@ impl ConnCore {
             verifier,
             scratch: Vec::new(),
             reply: Vec::new(),
+            inflater: None,
+            deflater: None,
         }
     }
 
@@ -52,10 +57,22 @@ impl ConnCore {
         self.config = config;
     }
 
-    pub(super) fn decoder_limits(&self) -> DecoderLimits {
-        DecoderLimits {
+    /// What the decoder of a connection needs; `is_deflate_agreed` on that connection.
+    pub(super) fn decoding(&mut self, is_deflate_agreed: bool) -> (DecoderLimits, Workspace<'_>) {
+        let limits = DecoderLimits {
             message_bytes_max: self.config.limits.message_bytes_max,
             fragments_max: self.config.fragments_max,
+        };
+        let inflater = is_deflate_agreed.then(|| &mut **self.inflater.get_or_insert_default());
+        let work = Workspace { scratch: &mut self.scratch, budget: &mut self.input, inflater };
+        (limits, work)
+    }
+
+    /// Makes the deflater, or makes it anew when another level is configured.
+    pub(super) fn ready_deflater(&mut self) {
+        let level = self.config.compression.level;
+        if self.deflater.as_ref().is_none_or(|deflater| deflater.level() != level) {
+            self.deflater = Some(Box::new(Deflater::new(level)));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Responses: status lines, headers, and the two documents rendered once per configuration.
 
 use super::landing;
-use super::route::DOCUMENT_TYPE;
+use super::route::{DOCUMENT_TYPE, Upgrade};
 use crate::info::RelayDocument;
 use std::sync::Arc;
 
@@ -124,11 +124,16 @@ impl Response<'_> {
 }
 
 /// The head of the answer to an upgrade.
-pub fn switching_protocols(accept: &str) -> String {
-    format!(
+pub fn switching_protocols(upgrade: &Upgrade) -> String {
+    let accept = &upgrade.accept;
+    let mut head = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Accept: {accept}\r\n\r\n"
-    )
+         Sec-WebSocket-Accept: {accept}\r\n"
+    );
+    if let Some(agreed) = upgrade.deflate {
+        head += &format!("Sec-WebSocket-Extensions: {}\r\n", agreed.to_header());
+    }
+    head + "\r\n"
 }
 
 /// A refusal; `text` is the body.

@@ -2,6 +2,7 @@
 
 use super::head::{Head, Method};
 use super::response::Status;
+use crate::ws::extension::{self, Agreed};
 use crate::ws::handshake::accept_key;
 
 /// A valid upgrade to WebSocket.
@@ -11,6 +12,8 @@ pub struct Upgrade {
     pub accept: String,
     /// `Host` of the request.
     pub host: Box<str>,
+    /// permessage-deflate, if the client offered it in a form that can be honoured.
+    pub deflate: Option<Agreed>,
 }
 
 /// What a request asks for.
@@ -36,8 +39,9 @@ pub enum Route {
 pub const DOCUMENT_TYPE: &str = "application/nostr+json";
 
 /// Decides what `head` asks for. `endpoint` is the path that the relay's own URL names: NIP-01
-/// wants a single endpoint, and a proxy may or may not strip that path before `/`.
-pub fn route(head: &Head<'_>, endpoint: &str) -> Route {
+/// wants a single endpoint, and a proxy may or may not strip that path before `/`. Whether the relay
+/// compresses decides whether offers of extensions are looked at.
+pub fn route(head: &Head<'_>, endpoint: &str, compresses: bool) -> Route {
     let is_endpoint = head.path == b"/" || head.path == endpoint.as_bytes();
     let is_known = is_endpoint || matches!(head.path, b"/health" | b"/metrics" | b"*");
     match head.method {
@@ -53,7 +57,7 @@ pub fn route(head: &Head<'_>, endpoint: &str) -> Route {
         return Route::Metrics;
     }
     if head.method == Method::Get && head.has_token("upgrade", "websocket") {
-        return upgrade(head).map_or_else(Route::Refuse, Route::Upgrade);
+        return upgrade(head, compresses).map_or_else(Route::Refuse, Route::Upgrade);
     }
     let accepts_document = head
         .values("accept")
@@ -64,7 +68,7 @@ pub fn route(head: &Head<'_>, endpoint: &str) -> Route {
 }
 
 /// The checks of RFC 6455 4.2.1.
-fn upgrade(head: &Head<'_>) -> Result<Upgrade, Status> {
+fn upgrade(head: &Head<'_>, compresses: bool) -> Result<Upgrade, Status> {
     let has_body = head.values("transfer-encoding").next().is_some()
         || head.values("content-length").any(|length| length != b"0");
     if !head.is_http_11 || has_body || !head.has_token("connection", "upgrade") {
@@ -80,7 +84,13 @@ fn upgrade(head: &Head<'_>) -> Result<Upgrade, Status> {
     }
     let key = head.only_value("sec-websocket-key").ok_or(Status::BadRequest)?;
     let accept = accept_key(key).ok_or(Status::BadRequest)?;
-    Ok(Upgrade { accept, host: host.into() })
+    let deflate = if compresses {
+        let offers = head.values("sec-websocket-extensions");
+        extension::negotiate(offers).map_err(|_| Status::BadRequest)?
+    } else {
+        None
+    };
+    Ok(Upgrade { accept, host: host.into(), deflate })
 }
 
 /// The path of the relay's own URL, `/` when it names none.
@@ -94,7 +104,7 @@ mod tests {
     use super::*;
 
     fn ask(request: &str, endpoint: &str) -> Route {
-        route(&Head::parse(request.as_bytes()).unwrap(), endpoint)
+        route(&Head::parse(request.as_bytes()).unwrap(), endpoint, true)
     }
 
     fn get(path: &str, headers: &str) -> Route {

@@ -16,8 +16,8 @@ impl CloseCode {
     pub const PROTOCOL: Self = Self(1002);
     /// 1003: a kind of message that is not understood.
     pub const UNSUPPORTED: Self = Self(1003);
-    /// 1007: text that is not UTF-8.
-    pub const NOT_UTF8: Self = Self(1007);
+    /// 1007: a payload that is not what it claims to be, text that is not UTF-8 for one.
+    pub const BAD_PAYLOAD: Self = Self(1007);
     /// 1008: a limit was broken.
     pub const POLICY: Self = Self(1008);
     /// 1009: the message is too long.

@@ -3,6 +3,7 @@
 //! assembled in a buffer that lives until the message ends.
 
 use super::close::{self, CloseCode};
+use super::deflate::{Inflater, compressed_bytes_max};
 use super::frame::{self, FrameError, FrameHeader, HEADER_BYTES_MAX, Opcode};
 use super::mask::{apply_mask, rotate};
 use super::utf8::Utf8Stream;
@@ -74,6 +75,17 @@ impl InputBudget {
     }
 }
 
+/// What the decoders of one core share.
+#[derive(Debug)]
+pub struct Workspace<'a> {
+    /// Where a message that is whole is put.
+    pub scratch: &'a mut Vec<u8>,
+    /// What unfinished messages are charged to.
+    pub budget: &'a mut InputBudget,
+    /// The core's inflater, if permessage-deflate was agreed on this connection.
+    pub inflater: Option<&'a mut Inflater>,
+}
+
 /// Something whole. Payloads are in the scratch buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Incoming {
@@ -98,6 +110,9 @@ pub enum Violation {
     /// Text that is not UTF-8.
     #[error("text is not valid UTF-8")]
     NotUtf8,
+    /// A compressed message that cannot be inflated.
+    #[error("compressed message is corrupt")]
+    NotDeflate,
     /// A message beyond the limit.
     #[error("message is too long")]
     TooLong,
@@ -128,6 +143,8 @@ struct Assembly {
     message: Vec<u8>,
     /// What the message is; `None` while no data frame has begun.
     message_opcode: Option<Opcode>,
+    /// Whether `message` is compressed.
+    is_compressed: bool,
     fragments: u8,
     utf8: Utf8Stream,
     control: Vec<u8>,
@@ -162,24 +179,23 @@ impl Decoder {
         &mut self,
         now_ms: u64,
         data: &mut &[u8],
-        scratch: &mut Vec<u8>,
         limits: &DecoderLimits,
-        budget: &mut InputBudget,
+        work: &mut Workspace<'_>,
     ) -> Result<Option<Incoming>, Violation> {
         if self.0.is_none() {
             if data.is_empty() {
                 return Ok(None);
             }
-            if let Some(incoming) = whole_frame(data, scratch, limits)? {
+            if let Some(incoming) = whole_frame(data, limits, work)? {
                 return Ok(Some(incoming));
             }
-            budget.take_anyway(ASSEMBLY_BYTES);
+            work.budget.take_anyway(ASSEMBLY_BYTES);
             self.0 = Some(Box::new(Assembly::new(now_ms)));
         }
         let Some(assembly) = &mut self.0 else { return Ok(None) };
-        let incoming = assembly.next(data, scratch, limits, budget)?;
+        let incoming = assembly.next(data, limits, work)?;
         if assembly.is_idle() {
-            self.clear(budget);
+            self.clear(work.budget);
         }
         Ok(incoming)
     }
@@ -189,24 +205,36 @@ impl Decoder {
 /// assembly, which finds the same errors in the same order.
 fn whole_frame(
     data: &mut &[u8],
-    scratch: &mut Vec<u8>,
     limits: &DecoderLimits,
+    work: &mut Workspace<'_>,
 ) -> Result<Option<Incoming>, Violation> {
-    let Some(header) = frame::parse_client_header(data)? else { return Ok(None) };
+    let Some(header) = frame::parse_client_header(data, work.inflater.is_some())? else {
+        return Ok(None);
+    };
     check_order(&header, None)?;
-    check_length(&header, 0, limits)?;
+    check_length(&header, header.is_compressed, 0, limits)?;
     let frame_bytes = header.header_bytes + header.payload_bytes as usize;
     if !header.is_final || data.len() < frame_bytes {
         return Ok(None);
     }
-    scratch.clear();
-    scratch.extend_from_slice(&data[header.header_bytes..frame_bytes]);
+    work.scratch.clear();
+    work.scratch.extend_from_slice(&data[header.header_bytes..frame_bytes]);
     *data = &data[frame_bytes..];
-    apply_mask(scratch, header.mask);
-    if header.opcode == Opcode::Text && simdutf8::basic::from_utf8(scratch).is_err() {
+    apply_mask(work.scratch, header.mask);
+    if header.is_compressed {
+        inflate(limits, work)?;
+    }
+    if header.opcode == Opcode::Text && simdutf8::basic::from_utf8(work.scratch).is_err() {
         return Err(Violation::NotUtf8);
     }
-    finish(header.opcode, scratch).map(Some)
+    finish(header.opcode, work.scratch).map(Some)
+}
+
+/// Inflates the whole message in the scratch buffer.
+fn inflate(limits: &DecoderLimits, work: &mut Workspace<'_>) -> Result<(), Violation> {
+    // Without an inflater no frame passes as compressed.
+    let Some(inflater) = &mut work.inflater else { return Err(Violation::NotDeflate) };
+    inflater.inflate(work.scratch, limits.message_bytes_max, work.budget)
 }
 
 fn finish(opcode: Opcode, payload: &[u8]) -> Result<Incoming, Violation> {
@@ -232,10 +260,14 @@ fn check_order(header: &FrameHeader, open: Option<Opcode>) -> Result<(), FrameEr
 /// Refuses by the length in the header, before a byte of the payload is kept.
 fn check_length(
     header: &FrameHeader,
+    is_compressed: bool,
     message_bytes: usize,
     limits: &DecoderLimits,
 ) -> Result<(), Violation> {
-    let room = limits.message_bytes_max.saturating_sub(message_bytes);
+    let plain_bytes_max = limits.message_bytes_max;
+    let bytes_max =
+        if is_compressed { compressed_bytes_max(plain_bytes_max) } else { plain_bytes_max };
+    let room = bytes_max.saturating_sub(message_bytes);
     if !header.opcode.is_control() && header.payload_bytes > room as u64 {
         return Err(Violation::TooLong);
     }
@@ -250,6 +282,7 @@ impl Assembly {
             frame: None,
             message: Vec::new(),
             message_opcode: None,
+            is_compressed: false,
             fragments: 0,
             utf8: Utf8Stream::default(),
             control: Vec::new(),
@@ -265,32 +298,31 @@ impl Assembly {
     fn next(
         &mut self,
         data: &mut &[u8],
-        scratch: &mut Vec<u8>,
         limits: &DecoderLimits,
-        budget: &mut InputBudget,
+        work: &mut Workspace<'_>,
     ) -> Result<Option<Incoming>, Violation> {
         loop {
             let mut open = match self.frame {
                 Some(open) => open,
-                None => match self.open_frame(data, limits)? {
+                None => match self.open_frame(data, limits, work.inflater.is_some())? {
                     Some(open) => open,
                     None => return Ok(None),
                 },
             };
-            self.read_payload(&mut open, data, budget)?;
+            self.read_payload(&mut open, data, work.budget)?;
             if open.payload_bytes_left > 0 {
                 self.frame = Some(open);
                 return Ok(None);
             }
             self.frame = None;
             if open.opcode.is_control() {
-                scratch.clear();
-                scratch.extend_from_slice(&self.control);
+                work.scratch.clear();
+                work.scratch.extend_from_slice(&self.control);
                 self.control.clear();
-                return finish(open.opcode, scratch).map(Some);
+                return finish(open.opcode, work.scratch).map(Some);
             }
             if open.is_final {
-                return self.finish_message(scratch).map(Some);
+                return self.finish_message(limits, work).map(Some);
             }
         }
     }
@@ -300,11 +332,13 @@ impl Assembly {
         &mut self,
         data: &mut &[u8],
         limits: &DecoderLimits,
+        may_be_compressed: bool,
     ) -> Result<Option<OpenFrame>, Violation> {
         let kept = usize::from(self.header_bytes);
         let now = data.len().min(HEADER_BYTES_MAX - kept);
         self.header[kept..kept + now].copy_from_slice(&data[..now]);
-        let Some(header) = frame::parse_client_header(&self.header[..kept + now])? else {
+        let bytes = &self.header[..kept + now];
+        let Some(header) = frame::parse_client_header(bytes, may_be_compressed)? else {
             self.header_bytes = (kept + now) as u8;
             *data = &data[now..];
             return Ok(None);
@@ -313,7 +347,8 @@ impl Assembly {
         *data = &data[header.header_bytes.saturating_sub(kept)..];
         self.header_bytes = 0;
         check_order(&header, self.message_opcode)?;
-        check_length(&header, self.message.len(), limits)?;
+        let is_compressed = self.is_compressed || header.is_compressed;
+        check_length(&header, is_compressed, self.message.len(), limits)?;
         if !header.opcode.is_control() {
             if self.fragments >= limits.fragments_max {
                 return Err(Violation::TooManyFragments);
@@ -321,6 +356,7 @@ impl Assembly {
             self.fragments += 1;
             if header.opcode != Opcode::Continuation {
                 self.message_opcode = Some(header.opcode);
+                self.is_compressed = header.is_compressed;
             }
         }
         let open = OpenFrame {
@@ -349,7 +385,8 @@ impl Assembly {
         apply_mask(&mut target[before..], open.mask);
         open.mask = rotate(open.mask, now);
         open.payload_bytes_left -= now as u64;
-        if !open.opcode.is_control() && self.message_opcode == Some(Opcode::Text) {
+        let is_text = self.message_opcode == Some(Opcode::Text) && !self.is_compressed;
+        if is_text && !open.opcode.is_control() {
             self.utf8.feed(&self.message[before..]).map_err(|_| Violation::NotUtf8)?;
         }
         if !open.opcode.is_control() {
@@ -363,17 +400,27 @@ impl Assembly {
         Ok(())
     }
 
-    fn finish_message(&mut self, scratch: &mut Vec<u8>) -> Result<Incoming, Violation> {
+    fn finish_message(
+        &mut self,
+        limits: &DecoderLimits,
+        work: &mut Workspace<'_>,
+    ) -> Result<Incoming, Violation> {
         let is_text = self.message_opcode.take() == Some(Opcode::Text);
         if is_text && !self.utf8.is_complete() {
             return Err(Violation::NotUtf8);
         }
         if self.message.len() > COPY_BYTES_MAX {
             // The message moves out without a copy; the core's old scratch buffer is freed instead.
-            std::mem::swap(scratch, &mut self.message);
+            std::mem::swap(work.scratch, &mut self.message);
         } else {
-            scratch.clear();
-            scratch.extend_from_slice(&self.message);
+            work.scratch.clear();
+            work.scratch.extend_from_slice(&self.message);
+        }
+        if self.is_compressed {
+            inflate(limits, work)?;
+            if is_text && simdutf8::basic::from_utf8(work.scratch).is_err() {
+                return Err(Violation::NotUtf8);
+            }
         }
         Ok(if is_text { Incoming::Text } else { Incoming::Binary })
     }

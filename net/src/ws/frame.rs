@@ -6,6 +6,10 @@ pub const HEADER_BYTES_MAX: usize = 14;
 pub const SERVER_HEADER_BYTES_MAX: usize = 10;
 /// Longest payload of a control frame.
 pub const CONTROL_BYTES_MAX: usize = 125;
+/// RSV1, which permessage-deflate uses.
+const COMPRESSED_BIT: u8 = 0x40;
+/// RSV2 and RSV3, which nothing uses.
+const OTHER_RESERVED_BITS: u8 = 0x30;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +51,7 @@ impl Opcode {
 /// How a frame breaks the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// A reserved bit without an extension.
+    /// A reserved bit that no extension gives a meaning to.
     #[error("reserved bit set")]
     ReservedBit,
     /// An opcode that is not assigned.
@@ -83,6 +87,8 @@ pub struct FrameHeader {
     pub is_final: bool,
     /// What it is.
     pub opcode: Opcode,
+    /// Whether the message that it begins is compressed.
+    pub is_compressed: bool,
     /// Mask of the payload.
     pub mask: [u8; 4],
     /// Bytes of the header itself.
@@ -92,16 +98,25 @@ pub struct FrameHeader {
 }
 
 /// Parses a client's header; `Ok(None)` while more bytes are needed. What the first two bytes
-/// already show to be wrong is refused with them.
+/// already show to be wrong is refused with them. `may_be_compressed` says whether
+/// permessage-deflate was agreed: then the first reserved bit may mark the first frame of a message
+/// (RFC 7692 6).
 ///
 /// # Errors
 /// [`FrameError`] says what is wrong.
-pub fn parse_client_header(bytes: &[u8]) -> Result<Option<FrameHeader>, FrameError> {
+pub fn parse_client_header(
+    bytes: &[u8],
+    may_be_compressed: bool,
+) -> Result<Option<FrameHeader>, FrameError> {
     let [first, second, rest @ ..] = bytes else { return Ok(None) };
-    if first & 0x70 != 0 {
+    let is_compressed = first & COMPRESSED_BIT != 0;
+    if first & OTHER_RESERVED_BITS != 0 || is_compressed && !may_be_compressed {
         return Err(FrameError::ReservedBit);
     }
     let opcode = Opcode::from_bits(first & 0x0f).ok_or(FrameError::Opcode)?;
+    if is_compressed && !matches!(opcode, Opcode::Text | Opcode::Binary) {
+        return Err(FrameError::ReservedBit);
+    }
     let is_final = first & 0x80 != 0;
     if second & 0x80 == 0 {
         return Err(FrameError::Unmasked);
@@ -136,12 +151,23 @@ pub fn parse_client_header(bytes: &[u8]) -> Result<Option<FrameHeader>, FrameErr
     }
     let Some((mask, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
     let header_bytes = bytes.len() - rest.len();
-    Ok(Some(FrameHeader { is_final, opcode, mask: *mask, header_bytes, payload_bytes }))
+    let mask = *mask;
+    Ok(Some(FrameHeader { is_final, opcode, is_compressed, mask, header_bytes, payload_bytes }))
+}
+
+/// How a payload is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// As it is.
+    Plain,
+    /// Compressed, to a peer that agreed to permessage-deflate.
+    Deflated,
 }
 
 /// Appends the header of an unfragmented server frame.
-pub fn write_server_header(opcode: Opcode, payload_bytes: usize, out: &mut Vec<u8>) {
-    let first = 0x80 | opcode as u8;
+pub fn write_server_header(opcode: Opcode, form: Form, payload_bytes: usize, out: &mut Vec<u8>) {
+    let compressed = if form == Form::Deflated { COMPRESSED_BIT } else { 0 };
+    let first = 0x80 | compressed | opcode as u8;
     match payload_bytes {
         0..=125 => out.extend_from_slice(&[first, payload_bytes as u8]),
         126..=0xffff => {
@@ -162,7 +188,7 @@ mod tests {
     #[test]
     fn examples_of_the_rfc() {
         let masked_hello = [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58];
-        let header = parse_client_header(&masked_hello).unwrap().unwrap();
+        let header = parse_client_header(&masked_hello, false).unwrap().unwrap();
         assert_eq!(header.opcode, Opcode::Text);
         assert!(header.is_final);
         assert_eq!(header.mask, [0x37, 0xfa, 0x21, 0x3d]);
@@ -176,7 +202,7 @@ mod tests {
             (Opcode::Binary, 65536, &[0x82, 0x7f, 0, 0, 0, 0, 0, 1, 0, 0]),
         ] {
             let mut header = Vec::new();
-            write_server_header(opcode, payload_bytes, &mut header);
+            write_server_header(opcode, Form::Plain, payload_bytes, &mut header);
             assert_eq!(header, expected);
         }
     }
@@ -196,7 +222,7 @@ mod tests {
             (&[0x81, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff], FrameError::Length),
             (&[0x81, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0], FrameError::Length),
         ] {
-            assert_eq!(parse_client_header(bytes), Err(error), "{bytes:x?}");
+            assert_eq!(parse_client_header(bytes, false), Err(error), "{bytes:x?}");
         }
     }
 
@@ -204,8 +230,25 @@ mod tests {
     fn every_prefix_of_a_header_waits() {
         let header = [0x81, 0xff, 0, 0, 0, 0, 0, 1, 0, 0, 1, 2, 3, 4];
         for cut in 0..header.len() {
-            assert_eq!(parse_client_header(&header[..cut]), Ok(None));
+            assert_eq!(parse_client_header(&header[..cut], false), Ok(None));
         }
-        assert_eq!(parse_client_header(&header).unwrap().unwrap().payload_bytes, 65536);
+        assert_eq!(parse_client_header(&header, false).unwrap().unwrap().payload_bytes, 65536);
+    }
+
+    #[test]
+    fn the_first_reserved_bit_marks_the_first_frame_of_an_agreed_message() {
+        let parse = |first: u8, agreed| parse_client_header(&[first, 0x80, 1, 2, 3, 4], agreed);
+        for first in [0xc1, 0xc2, 0x41, 0x42] {
+            assert!(parse(first, true).unwrap().unwrap().is_compressed);
+            assert_eq!(parse(first, false), Err(FrameError::ReservedBit));
+        }
+        assert!(!parse(0x81, true).unwrap().unwrap().is_compressed);
+        // Continuations, control frames, and the other two bits.
+        for first in [0xc0, 0x40, 0xc8, 0xc9, 0xca, 0xa1, 0x91, 0xe1, 0xd2, 0xf1, 0xb1] {
+            assert_eq!(parse(first, true), Err(FrameError::ReservedBit), "{first:x}");
+        }
+        let mut header = Vec::new();
+        write_server_header(Opcode::Text, Form::Deflated, 3, &mut header);
+        assert_eq!(header, [0xc1, 3]);
     }
 }
