@@ -13,7 +13,8 @@ pub struct Initiator {
     frame_bytes_max: usize,
 }
 
-/// What one answer of the other end told.
+/// What one answer of the other end told. An id may be told in more than one of them: where a message
+/// was full, the next one goes over a part of the way again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Step {
     /// Ids that only this end has.

@@ -1,0 +1,177 @@
+//! Sets to reconcile, and both ends run against each other.
+
+use proto::EventId;
+use proto::nip::nip77::{
+    Accumulator, Answer, BucketedItems, Initiator, Item, ItemSet, SortedItems, Span, bucket_of,
+    respond,
+};
+use std::collections::BTreeSet;
+
+/// Far more rounds than any pair of sets here takes; an exchange that does not end fails there.
+const ROUNDS_MAX: usize = 3_000;
+
+/// SplitMix64: a seed says everything about a case.
+pub struct Choices(pub u64);
+
+impl Choices {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub fn below(&mut self, end: usize) -> usize {
+        (self.next() % end.max(1) as u64) as usize
+    }
+
+    pub fn id(&mut self) -> EventId {
+        let words: [u64; 4] = std::array::from_fn(|_| self.next());
+        let mut id = EventId([0; 32]);
+        for (place, word) in id.0.chunks_mut(8).zip(words) {
+            place.copy_from_slice(&word.to_be_bytes());
+        }
+        id
+    }
+
+    /// `count` items of the last `seconds` before `until`. Some ids share their first bytes.
+    pub fn items(&mut self, count: usize, until: u32, seconds: u32) -> Vec<Item> {
+        let mut items: Vec<Item> = Vec::with_capacity(count);
+        for _ in 0..count {
+            let created_at = until - self.below(seconds as usize) as u32;
+            let mut id = self.id();
+            if let Some(last) = items.last().filter(|_| self.0.is_multiple_of(4)) {
+                let shared = self.below(31);
+                id.0[..shared].copy_from_slice(&last.id.0[..shared]);
+            }
+            items.push(Item { created_at, id });
+        }
+        items
+    }
+}
+
+/// What two ends hold.
+#[derive(Clone, Debug)]
+pub struct Sets {
+    pub shared: Vec<Item>,
+    pub only_ours: Vec<Item>,
+    pub only_theirs: Vec<Item>,
+}
+
+impl Sets {
+    pub fn new(seed: u64, sizes: [usize; 3], seconds: u32) -> Self {
+        let mut choices = Choices(seed);
+        let [shared, only_ours, only_theirs] =
+            sizes.map(|size| choices.items(size, 1_700_000_000, seconds));
+        Self { shared, only_ours, only_theirs }
+    }
+
+    pub fn ours(&self) -> Vec<Item> {
+        [&self.shared[..], &self.only_ours].concat()
+    }
+
+    pub fn theirs(&self) -> Vec<Item> {
+        [&self.shared[..], &self.only_theirs].concat()
+    }
+
+    /// Have and need, as they have to come out.
+    pub fn differences(&self) -> (Vec<EventId>, Vec<EventId>) {
+        (ids(&self.only_ours), ids(&self.only_theirs))
+    }
+}
+
+pub fn ids(items: &[Item]) -> Vec<EventId> {
+    let mut ids: Vec<EventId> = items.iter().map(|item| item.id).collect();
+    ids.sort_unstable();
+    ids
+}
+
+/// Sorted; where messages were full, ids are told twice.
+pub fn as_set(mut ids: Vec<EventId>) -> Vec<EventId> {
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+/// Lets an initiator with `ours` ask `answer` until all is known: have and need as sets, and the
+/// number of rounds.
+pub fn reconcile(
+    ours: Vec<Item>,
+    frame_bytes_max: usize,
+    mut answer: impl FnMut(&[u8]) -> Vec<u8>,
+) -> (Vec<EventId>, Vec<EventId>, usize) {
+    let initiator = Initiator::new(SortedItems::new(ours), frame_bytes_max);
+    let (mut have, mut need) = (Vec::new(), Vec::new());
+    let mut message = initiator.initiate();
+    for round in 1..ROUNDS_MAX {
+        assert!(message.len() <= frame_bytes_max, "asked with {} bytes", message.len());
+        let step = initiator.step(&answer(&message)).unwrap();
+        have.extend(step.have);
+        need.extend(step.need);
+        let Some(next) = step.message else {
+            return (as_set(have), as_set(need), round);
+        };
+        message = next;
+    }
+    panic!("no end after {ROUNDS_MAX} rounds");
+}
+
+/// The answer of a set that needs nothing loaded.
+pub fn answer<S: ItemSet>(set: &S, message: &[u8], frame_bytes_max: usize) -> Vec<u8> {
+    match respond(set, message, frame_bytes_max).unwrap() {
+        Answer::Message(answer) => {
+            assert!(answer.len() <= frame_bytes_max, "answered with {} bytes", answer.len());
+            answer
+        }
+        Answer::NeedItems(spans) => panic!("all items are here, and it asks for {spans:?}"),
+    }
+}
+
+/// A store as a server sees it: sums by bucket, and items when asked.
+pub struct Server {
+    pub stored: BTreeSet<Item>,
+    pub set: BucketedItems,
+    pub loads: usize,
+}
+
+impl Server {
+    pub fn new(stored: Vec<Item>) -> Self {
+        let set = BucketedItems::new(sums(&stored));
+        Self { stored: stored.into_iter().collect(), set, loads: 0 }
+    }
+
+    pub fn load(&mut self, span: Span) {
+        assert!(span.since <= span.until);
+        let id = |byte| EventId([byte; 32]);
+        let first = Item { created_at: span.since, id: id(0) };
+        let last = Item { created_at: span.until, id: id(0xff) };
+        self.set.load(span, self.stored.range(first..=last).copied().collect());
+        self.loads += 1;
+    }
+
+    pub fn answer(&mut self, message: &[u8], frame_bytes_max: usize) -> Vec<u8> {
+        for _ in 0..20 {
+            match respond(&self.set, message, frame_bytes_max).unwrap() {
+                Answer::Message(answer) => {
+                    assert!(answer.len() <= frame_bytes_max, "{} bytes", answer.len());
+                    return answer;
+                }
+                Answer::NeedItems(spans) => {
+                    assert!(!spans.is_empty());
+                    assert!(spans.windows(2).all(|pair| pair[0].until < pair[1].since));
+                    spans.into_iter().for_each(|span| self.load(span));
+                }
+            }
+        }
+        panic!("still asks for items after 20 loads");
+    }
+}
+
+/// Sums by bucket.
+pub fn sums(items: &[Item]) -> Vec<(u32, Accumulator)> {
+    let mut sums = std::collections::BTreeMap::<u32, Accumulator>::new();
+    for item in items {
+        sums.entry(bucket_of(item.created_at)).or_default().add(&item.id);
+    }
+    sums.into_iter().collect()
+}
