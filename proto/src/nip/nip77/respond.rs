@@ -9,8 +9,8 @@ use std::ops::Range;
 pub enum Answer {
     /// The message to send.
     Message(Vec<u8>),
-    /// The items of these spans have to be loaded, then [`respond`] is asked again. In ascending
-    /// order, disjoint, never empty.
+    /// The items of these spans have to be loaded, then [`respond`] is asked again; no span is named
+    /// twice while its items stay. In ascending order, disjoint, never empty.
     NeedItems(Vec<Span>),
 }
 
