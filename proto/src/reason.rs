@@ -244,6 +244,8 @@ reasons! {
     TooManyFilterValues, Invalid, "too_many_filter_values", "filters have too many values";
     /// Too many open subscriptions.
     TooManySubscriptions, RateLimited, "too_many_subscriptions", "too many open subscriptions on this connection";
+    /// The values of open subscriptions use up what there is for them.
+    FilterBudget, RateLimited, "filter_budget", "open subscriptions hold too many filter values, close some or ask for less";
     /// The client reads too slowly for its subscription.
     SlowReader, Error, "slow_reader", "connection reads too slowly, subscription closed";
     /// This core fell off a shard's ring of recent events.

@@ -80,7 +80,7 @@ impl Bound {
     }
 
     /// The shortest bound that parts two neighbours.
-    fn between(below: &Item, above: &Item) -> Self {
+    pub fn between(below: &Item, above: &Item) -> Self {
         let mut bound = Self::time(u64::from(above.created_at));
         if below.created_at == above.created_at {
             let pairs = below.id.0.iter().zip(&above.id.0);
