@@ -2,7 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use proto::nip::nip01::{KindClass, Slot, Version, class};
-use proto::nip::{nip09, nip13, nip17, nip40, nip42, nip59, nip70};
+use proto::nip::nip45::Hll;
+use proto::nip::{nip09, nip13, nip17, nip40, nip42, nip59, nip62, nip70};
 use proto::parse::{parse_event, parse_filter};
 use proto::{Event, EventId, EventParts, Limits, PublicKey, Reason, Signature};
 
@@ -78,6 +79,14 @@ fn verdict(rule: &str, event: &Event) -> String {
             label(nip42::check(&event.view(), &expected))
         }
         ["nip59"] => label(nip59::check(&event.view())),
+        ["nip62", url] => {
+            let url = (url != "none").then_some(url);
+            match nip62::request(&event.view(), url) {
+                Ok(nip62::Scope::ThisRelay) => "this".to_owned(),
+                Ok(nip62::Scope::AllRelays) => "all".to_owned(),
+                Err(reason) => reason.label().to_owned(),
+            }
+        }
         ["nip70", who] => {
             let keys: &[PublicKey] = match who {
                 "nobody" => &[],
@@ -100,7 +109,7 @@ fn the_rules_of_the_nips_judge_as_the_table_says() {
         assert_eq!(verdict(cells[0], &event), cells[1], "{row}");
         rules.insert(&cells[0][..5]);
     }
-    assert_eq!(rules.len(), 6);
+    assert_eq!(rules.len(), 7);
 }
 
 #[test]
@@ -176,4 +185,64 @@ fn a_slot_is_named_by_the_first_d_and_won_by_the_newer_or_lower() {
     assert!(version(2, 9).beats(&version(1, 1)) && !version(1, 1).beats(&version(2, 9)));
     assert!(version(1, 1).beats(&version(1, 2)) && !version(1, 2).beats(&version(1, 1)));
     assert!(!version(1, 1).beats(&version(1, 1)));
+}
+
+#[test]
+fn offsets_and_registers_are_as_the_table_says() {
+    let mut rows = 0;
+    for row in include_str!("vectors/nip45.tsv").lines().filter(|row| !row.starts_with('#')) {
+        let cells: Vec<&str> = row.split('\t').collect();
+        let result = match cells[0] {
+            "offset" => {
+                let filter = parse_filter(cells[1].as_bytes(), &Limits::default()).unwrap();
+                Hll::offset_of(&filter).map_or("none".to_owned(), |offset| offset.to_string())
+            }
+            "register" => {
+                let (offset, key) = cells[1].split_once(' ').unwrap();
+                let mut hll = Hll::new();
+                hll.add(offset.parse().unwrap(), &PublicKey::from_hex(key.as_bytes()).unwrap());
+                let registers: [u8; 256] = proto::id::read_hex(hll.to_hex().as_bytes()).unwrap();
+                let index = registers.iter().position(|register| *register > 0).unwrap();
+                assert_eq!(registers.iter().filter(|register| **register > 0).count(), 1);
+                format!("{index} {}", registers[index])
+            }
+            what => panic!("{what}"),
+        };
+        assert_eq!(result, cells[2], "{row}");
+        rows += 1;
+    }
+    assert_eq!(rows, 26);
+}
+
+/// Keys that are hashes of their number.
+fn keys(numbers: std::ops::Range<u64>) -> impl Iterator<Item = PublicKey> {
+    use sha2::{Digest, Sha256};
+    numbers.map(|number| PublicKey(Sha256::digest(number.to_be_bytes()).into()))
+}
+
+#[test]
+fn counters_estimate_and_merge_and_count_nobody_twice() {
+    let counted = |numbers: std::ops::Range<u64>| {
+        let mut hll = Hll::new();
+        keys(numbers).for_each(|key| hll.add(12, &key));
+        hll
+    };
+    assert_eq!(counted(0..0).estimate(), 0);
+    assert_eq!(counted(0..1).estimate(), 1);
+    for count in [10, 100, 500, 700, 1_000, 10_000, 200_000] {
+        let hll = counted(0..count);
+        let error = hll.estimate().abs_diff(count) as f64 / count as f64;
+        assert!(error < 0.2, "{} for {count}", hll.estimate());
+        let mut twice = hll.clone();
+        keys(0..count).for_each(|key| twice.add(12, &key));
+        assert_eq!(twice, hll);
+    }
+    let mut merged = counted(0..3_000);
+    merged.merge(&counted(2_000..5_000));
+    assert_eq!(merged, counted(0..5_000));
+    assert_eq!(Hll::from_hex(merged.to_hex().as_bytes()), Some(merged.clone()));
+    // No such offset: nothing to read, or nothing to count.
+    let before = merged.clone();
+    [32, 255].into_iter().for_each(|offset| merged.add(offset, &AUTHOR));
+    assert_eq!(merged, before);
 }
