@@ -7,6 +7,7 @@ mod oracle;
 use oracle::event::{check_event, check_packed, check_round_trip};
 use oracle::filter::{check_filter, check_match};
 use oracle::message::check_message;
+use oracle::negentropy;
 use oracle::small_limits;
 use proto::Reason;
 use std::collections::BTreeSet;
@@ -118,5 +119,22 @@ fn the_other_seeds_pass_their_checks() {
     for (name, bytes) in seeds("filter_match_vs_naive") {
         let (filter, event) = bytes.split_at(bytes.iter().position(|byte| *byte == b'\n').unwrap());
         assert_eq!(check_match(filter, event), Some(name.starts_with("match.")), "{name}");
+    }
+}
+
+#[test]
+fn the_seeds_of_negentropy_reach_every_error_and_every_kind_of_difference() {
+    let mut errors = BTreeSet::new();
+    for (name, bytes) in seeds("negentropy_message") {
+        let verdict = negentropy::check_message(&bytes).err();
+        let label = verdict.map_or("ok".to_owned(), |error| format!("{error:?}"));
+        let label = label.split('(').next().unwrap_or_default().to_owned();
+        assert_eq!(name.split('.').next(), Some(&*label), "{name}");
+        errors.insert(label);
+    }
+    assert_eq!(errors.len(), 9, "{errors:?}");
+    for (name, bytes) in seeds("negentropy_ends") {
+        let found = negentropy::check_two_ends(&bytes).unwrap();
+        assert_eq!(found == (0, 0), name.starts_with("equal."), "{name}");
     }
 }

@@ -45,8 +45,7 @@ impl Hll {
         Some(OFFSET_BASE + (digit as char).to_digit(16)? as u8)
     }
 
-    /// Counts the author of one event. An `offset` behind the end of a key counts
-    /// nothing.
+    /// Counts the author of one event. An `offset` behind the end of a key counts nothing.
     pub fn add(&mut self, offset: u8, author: &PublicKey) {
         let Some((index, rest)) = author.0.get(usize::from(offset)..).and_then(<[u8]>::split_first)
         else {

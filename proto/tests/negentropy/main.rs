@@ -1,11 +1,12 @@
 //! Negentropy: pairs of sets, an independent implementation at either end, messages of every kind.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../oracle/negentropy.rs"]
 mod ends;
 mod foreign;
 mod messages;
 
-use ends::{Choices, Server, Sets, answer, ids, reconcile, sums};
+use ends::{Choices, Server, Sets, answer, ids, preload, reconcile, sums};
 use proptest::prelude::*;
 use proto::EventId;
 use proto::nip::nip77::{
@@ -57,11 +58,7 @@ proptest! {
         let sets = Sets::new(seed, sizes, seconds);
         let mut server = Server::new(sets.theirs());
         let mut choices = Choices(seed);
-        for (bucket, _) in sums(&sets.theirs()) {
-            if choices.below(4) < preloaded {
-                server.load(Span { since: bucket << 12, until: (bucket << 12) + 4_095 });
-            }
-        }
+        preload(&mut server, || choices.below(4) < preloaded);
         let (have, need, _) =
             reconcile(sets.ours(), frames[0], |message| server.answer(message, frames[1]));
         prop_assert_eq!((have, need), sets.differences());
@@ -95,11 +92,7 @@ proptest! {
         let items = choices.items(size, 1_700_000_000, seconds);
         let full = SortedItems::new(items.clone());
         let mut server = Server::new(items.clone());
-        for (bucket, _) in sums(&items) {
-            if choices.below(4) < loaded {
-                server.load(Span { since: bucket << 12, until: (bucket << 12) + 4_095 });
-            }
-        }
+        preload(&mut server, || choices.below(4) < loaded);
         check_agreement(&full, &server, &mut choices, loaded == 4)?;
     }
 }

@@ -1,9 +1,10 @@
 //! The parser and the matcher written a second time on top of `serde_json`, slowly and without any
-//! of ours, and the checks that compare the two. The property tests and the fuzz targets share it.
+//! of ours, and the checks that compare the two; and both ends of a reconciliation. The property tests and the fuzz targets share it.
 
 pub mod event;
 pub mod filter;
 pub mod message;
+pub mod negentropy;
 
 use proto::Limits;
 use serde::Deserialize;

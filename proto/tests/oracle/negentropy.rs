@@ -1,11 +1,13 @@
-//! Sets to reconcile, and both ends run against each other.
+//! Sets to reconcile, both ends run against each other, and what has to hold for any message.
+#![allow(dead_code, reason = "not every test crate that shares this module runs both ends")]
 
 use proto::EventId;
 use proto::nip::nip77::{
-    Accumulator, Answer, BucketedItems, Initiator, Item, ItemSet, SortedItems, Span, bucket_of,
-    respond,
+    Accumulator, Answer, BUCKET_BITS, BucketedItems, FRAME_BYTES_MIN, Initiator, Item, ItemSet,
+    NegError, SortedItems, Span, bucket_of, ranges, respond,
 };
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
 /// Far more rounds than any pair of sets here takes; an exchange that does not end fails there.
 const ROUNDS_MAX: usize = 3_000;
@@ -173,4 +175,119 @@ pub fn sums(items: &[Item]) -> Vec<(u32, Accumulator)> {
         sums.entry(bucket_of(item.created_at)).or_default().add(&item.id);
     }
     sums.into_iter().collect()
+}
+
+/// Loads the buckets of `server` that `is_wanted` says.
+pub fn preload(server: &mut Server, mut is_wanted: impl FnMut() -> bool) {
+    let stored: Vec<Item> = server.stored.iter().copied().collect();
+    for (bucket, _) in sums(&stored) {
+        if is_wanted() {
+            let since = bucket << BUCKET_BITS;
+            server.load(Span { since, until: since | ((1 << BUCKET_BITS) - 1) });
+        }
+    }
+}
+
+/// The two ends that [`check_message`] gives its messages to.
+struct Ends {
+    sorted: SortedItems,
+    server: Server,
+    initiator: Initiator,
+    ours: usize,
+}
+
+fn ends() -> &'static Ends {
+    static ENDS: OnceLock<Ends> = OnceLock::new();
+    ENDS.get_or_init(|| {
+        let sets = Sets::new(1, [400, 40, 40], 100_000);
+        let mut server = Server::new(sets.theirs());
+        let mut choices = Choices(2);
+        preload(&mut server, || choices.below(2) == 0);
+        let ours = SortedItems::new(sets.ours());
+        Ends {
+            sorted: SortedItems::new(sets.theirs()),
+            server,
+            ours: ours.len(),
+            initiator: Initiator::new(ours, 4_096),
+        }
+    })
+}
+
+/// Gives any bytes to both ends, as items and as sums. Panics where an answer is too long or no
+/// message, or where the ends do not agree on what is malformed.
+pub fn check_message(message: &[u8]) -> Result<(), NegError> {
+    let Ends { sorted, server, initiator, ours } = ends();
+    let error = ranges(message).map_or_else(Some, |mut ranges| ranges.find_map(Result::err));
+    let is_other_version = matches!(error, Some(NegError::OtherVersion(_)));
+    let refused = error.filter(|_| !is_other_version);
+
+    for frame in [FRAME_BYTES_MIN, 20_000] {
+        let answered = respond(sorted, message, frame);
+        assert_eq!(answered.as_ref().err(), refused.as_ref());
+        if let Ok(answer) = answered {
+            let Answer::Message(answer) = answer else { panic!("everything is here") };
+            assert!(answer.len() <= frame);
+            assert!(ranges(&answer).unwrap().all(|range| range.is_ok()));
+            let from_sums = Server { stored: server.stored.clone(), set: server.set.clone() }
+                .answer(message, frame);
+            assert_eq!(from_sums.len() == 1, answer.len() == 1);
+        } else {
+            assert_eq!(respond(&server.set, message, frame).err(), refused);
+        }
+    }
+    match initiator.step(message) {
+        Ok(step) => {
+            assert!(error.is_none() || step.message.is_some());
+            assert!(step.need.len() <= message.len() / 32 && step.have.len() <= *ours);
+            assert!(step.message.is_none_or(|next| next.len() <= 4_096));
+        }
+        Err(ours) => assert_eq!(Some(ours), error),
+    }
+    error.map_or(Ok(()), Err)
+}
+
+/// What two ends hold, drawn from `data`: three bytes for the frames, the spread of the times and the
+/// buckets that are loaded, then five for each item.
+pub fn sets_of(data: &[u8]) -> Option<(Sets, [usize; 2], u8)> {
+    const FRAMES: [usize; 4] = [FRAME_BYTES_MIN, 4_096, 9_000, 1 << 20];
+    let ([frames, spread, loaded], items) = data.split_first_chunk()?;
+    let mut sets = Sets { shared: Vec::new(), only_ours: Vec::new(), only_theirs: Vec::new() };
+    let mut seen = BTreeSet::new();
+    for chunk in items.as_chunks::<5>().0 {
+        let [whose, time @ .., high, low] = *chunk;
+        let time = u32::from(u16::from_be_bytes(time)) << (spread % 17);
+        let seed = u64::from(time) << 16 | u64::from(u16::from_be_bytes([high, low]));
+        let mut id = EventId([0; 32]);
+        if whose & 4 == 0 {
+            id = Choices(seed).id();
+        } else {
+            id.0[24..].copy_from_slice(&seed.to_be_bytes());
+        }
+        if seen.insert(id) {
+            let set = match whose % 4 {
+                0 => &mut sets.only_ours,
+                1 => &mut sets.only_theirs,
+                _ => &mut sets.shared,
+            };
+            set.push(Item { created_at: time, id });
+        }
+    }
+    let frames = [frames % 4, frames / 4 % 4].map(|index| FRAMES[usize::from(index)]);
+    Some((sets, frames, *loaded))
+}
+
+/// Reconciles the sets of `data` with a server that has items and with one that has sums. Panics
+/// unless exactly the differences come out.
+pub fn check_two_ends(data: &[u8]) -> Option<(usize, usize)> {
+    let (sets, [asks, answers], loaded) = sets_of(data)?;
+    let items = SortedItems::new(sets.theirs());
+    let (have, need, _) = reconcile(sets.ours(), asks, |message| answer(&items, message, answers));
+    assert_eq!((&have, &need), (&sets.differences().0, &sets.differences().1));
+
+    let mut server = Server::new(sets.theirs());
+    let mut choices = Choices(u64::from(loaded));
+    preload(&mut server, || choices.below(256) < usize::from(loaded));
+    let found = reconcile(sets.ours(), asks, |message| server.answer(message, answers));
+    assert_eq!((&found.0, &found.1), (&have, &need));
+    Some((have.len(), need.len()))
 }
