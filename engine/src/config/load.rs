@@ -266,6 +266,9 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     // Recovery reads a whole segment into memory, so a larger one would need as much to start.
     check_range("store.segment_mib", config.store.segment_mib.into(), (1, 256))?;
     check_range("store.checkpoint_events", config.store.checkpoint_events.into(), (1, 1 << 24))?;
+    // No client waits longer than a minute, and the relay's end waits for answers, too.
+    check_range("policy.timeout_ms", config.policy.timeout_ms, (10, 60_000))?;
+    check_range("policy.in_flight_max", config.policy.in_flight_max as u64, (1, 16_384))?;
     let hard_kib = config.memory.outbox_hard_kib;
     check_range("memory.outbox_hard_kib", hard_kib, (16, OUTBOX_HARD_KIB_MAX))?;
     check_range("memory.outbox_soft_kib", config.memory.outbox_soft_kib, (16, hard_kib))?;

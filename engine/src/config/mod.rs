@@ -13,6 +13,7 @@ pub use load::{ConfigError, Source, load, unknown_key, unknown_variables};
 pub use print::print;
 pub use reload::{differences, merge_live};
 
+use crate::policy::desk::WhenDown;
 use crate::runtime::probe::RuntimeChoice;
 use serde::{Deserialize, Serialize};
 
@@ -215,6 +216,26 @@ sections! {
         Restart checkpoint_interval_ms: u64 = 300_000;
         /// MiB of one log segment.
         Restart segment_mib: u32 = 64;
+    }
+
+    /// Programs of the operator's that decide who may write and read; docs/policy.md describes them.
+    policy: PolicySection {
+        /// Shell command of the program that is asked about every event; empty: nobody is asked. It
+        /// speaks the protocol of strfry's write-policy plug-ins.
+        Live write_plugin: String = String::new();
+        /// Shell command of the program that is asked about every REQ, COUNT and NEG-OPEN; empty:
+        /// nobody is asked.
+        Live read_plugin: String = String::new();
+        /// Milliseconds that a program may take for an answer.
+        Live timeout_ms: u64 = 5_000;
+        /// `accept` or `reject`: what becomes of an event or a read without an answer, be it that the
+        /// program is slow or that it does not run.
+        Live when_down: WhenDown = WhenDown::Reject;
+        /// Events that one shard, and reads that one core may have asked about at once; further ones
+        /// wait.
+        Restart in_flight_max: usize = 1_024;
+        /// Whether events that `turnpike import` brings are asked about, too.
+        Live ask_imports: bool = false;
     }
 
     /// How the relay runs.
