@@ -1,16 +1,14 @@
-//! What the operator can ask of the shards, run to its end on the control core: scans, counts, the
-//! fingerprint, statistics. The same code serves a command that opened the store itself and one
+//! What the operator can ask of the shards, run to its end on the command's thread: scans, counts,
+//! the fingerprint, statistics. The same code serves a command that opened the store itself and one
 //! that came through the admin socket.
 
-use crate::control::Control;
-use crate::runtime::clock;
+use crate::desk::{Answer, Question, Shards};
 use proto::{Event, Filter, Reason};
-use shards::message::{Client, ShardStats};
-use shards::{HomeInput, Reply};
+use shards::message::ShardStats;
 use std::io;
 use store::fingerprint::Fingerprint;
 
-/// How long a turn of the control core waits for answers.
+/// How long answers are waited for before it is looked whether to stop.
 const WAIT_MS: u64 = 100;
 /// Events that one window of an oldest-first scan holds in memory at most, ties of a second apart.
 const WINDOW_EVENTS_MAX: u64 = 20_000;
@@ -33,43 +31,38 @@ pub enum OpsError {
 
 /// Runs requests, one at a time.
 pub struct Ops<'a> {
-    control: &'a mut Control,
-    /// Asked between turns.
+    shards: &'a mut dyn Shards,
+    /// Asked between answers.
     should_stop: &'a dyn Fn() -> bool,
-    next_slot: u32,
 }
 
 impl<'a> Ops<'a> {
-    /// Requests run on `control` until `should_stop` says so.
-    pub fn new(control: &'a mut Control, should_stop: &'a dyn Fn() -> bool) -> Self {
-        Self { control, should_stop, next_slot: 0 }
+    /// Requests go to `shards` until `should_stop` says so.
+    pub fn new(shards: &'a mut dyn Shards, should_stop: &'a dyn Fn() -> bool) -> Self {
+        Self { shards, should_stop }
     }
 
-    /// A client number that no late answer can belong to.
-    fn new_client(&mut self) -> Client {
-        self.next_slot = self.next_slot.wrapping_add(1);
-        Client { slot: self.next_slot, generation: clock::monotonic_us() as u32 }
-    }
-
-    /// Feeds replies to `take` until it returns a result.
+    /// Feeds answers to `take` until it returns a result.
     fn drive<T>(
         &mut self,
-        client: Client,
-        input: HomeInput,
-        mut take: impl FnMut(Reply) -> Result<Option<T>, OpsError>,
+        question: Question,
+        mut take: impl FnMut(Answer) -> Result<Option<T>, OpsError>,
     ) -> Result<T, OpsError> {
-        self.control.step(clock::now(), input);
+        self.shards.ask(question);
         let result = loop {
             if (self.should_stop)() {
                 break Err(OpsError::Stopped);
             }
-            let replies = self.control.turn(WAIT_MS);
-            let done = replies.into_iter().find_map(|reply| take(reply).transpose());
+            let answers = self.shards.answers(WAIT_MS);
+            let done = answers.into_iter().find_map(|answer| match answer {
+                Answer::Refused(reason) => Some(Err(OpsError::Refused(reason))),
+                answer => take(answer).transpose(),
+            });
             if let Some(result) = done {
                 break result;
             }
         };
-        self.control.step(clock::now(), HomeInput::Gone(client));
+        self.shards.finish();
         result
     }
 
@@ -82,11 +75,9 @@ impl<'a> Ops<'a> {
         filters: Vec<Filter>,
         sink: &mut dyn FnMut(&Event) -> io::Result<()>,
     ) -> Result<(), OpsError> {
-        let client = self.new_client();
-        self.drive(client, HomeInput::Scan { client, filters }, |reply| match reply {
-            Reply::Stored { event, .. } => sink(&event).map(|()| None).map_err(OpsError::from),
-            Reply::Eose { .. } => Ok(Some(())),
-            Reply::Closed { reason, .. } => Err(OpsError::Refused(reason)),
+        self.drive(Question::Scan(filters), |answer| match answer {
+            Answer::Event(event) => sink(&event).map(|()| None).map_err(OpsError::from),
+            Answer::Done => Ok(Some(())),
             _ => Ok(None),
         })
     }
@@ -96,10 +87,8 @@ impl<'a> Ops<'a> {
     /// # Errors
     /// [`OpsError`].
     pub fn count(&mut self, filters: Vec<Filter>) -> Result<u64, OpsError> {
-        let client = self.new_client();
-        self.drive(client, HomeInput::ScanCount { client, filters }, |reply| match reply {
-            Reply::Count { count, .. } => Ok(Some(count)),
-            Reply::Closed { reason, .. } => Err(OpsError::Refused(reason)),
+        self.drive(Question::Count(filters), |answer| match answer {
+            Answer::Count(count) => Ok(Some(count)),
             _ => Ok(None),
         })
     }
@@ -160,9 +149,8 @@ impl<'a> Ops<'a> {
     /// # Errors
     /// [`OpsError`].
     pub fn stats(&mut self) -> Result<Vec<ShardStats>, OpsError> {
-        let client = self.new_client();
-        self.drive(client, HomeInput::Stats(client), |reply| match reply {
-            Reply::Stats { shards, .. } => Ok(Some(shards)),
+        self.drive(Question::Stats, |answer| match answer {
+            Answer::Stats(shards) => Ok(Some(shards)),
             _ => Ok(None),
         })
     }

@@ -5,6 +5,7 @@ use super::offline::{choose_runtime, open_cluster, open_directory};
 use super::{Failure, Global, Outcome, configure};
 use crate::admin::{self, Process, Request};
 use crate::config::Config;
+use crate::desk::Direct;
 use crate::ops::Ops;
 use crate::runtime::local;
 use anyhow::{Context, anyhow};
@@ -248,8 +249,9 @@ fn offline(config: &Arc<Config>, request: &Request, answer: &mut Reading<'_>) ->
     let limits = admin::operator_limits(config);
     let process = Process { runtime: None, limits: &limits };
     let mut lines = Lines { reading: answer, partial: Vec::new() };
+    let mut shards = Direct::new(&mut cluster.control);
     let answered =
-        admin::answer(request, &mut Ops::new(&mut cluster.control, &|| false), process, &mut lines);
+        admin::answer(request, &mut Ops::new(&mut shards, &|| false), process, &mut lines);
     let ended = cluster.end(END_MS);
     answered.map_err(|error| match lines.reading.failure(error) {
         Some(failure) => failure,

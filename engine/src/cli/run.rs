@@ -5,11 +5,13 @@ use super::{Failure, Global, Outcome, configure};
 use crate::admin;
 use crate::cluster::Cluster;
 use crate::config::Config;
+use crate::desk::{Desk, Seat};
 use crate::log::{self, Level};
 use crate::ops::Ops;
-use crate::runtime::local;
 use crate::runtime::signals::{self, Asked};
+use crate::runtime::{clock, local, threads};
 use anyhow::Context;
+use proto::Limits;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -18,6 +20,12 @@ use std::sync::mpsc::Receiver;
 
 /// How long the control core sleeps when nothing happens.
 const IDLE_MS: u64 = 1_000;
+/// Commands answered at once; each has a thread and up to 4 MiB of events that wait for it.
+const COMMANDS_MAX: usize = 16;
+/// How long commands may take to notice that the relay is ending.
+const COMMANDS_END_MS: u64 = 2_000;
+/// How long an ending control core waits between looks at its commands.
+const END_POLL_MS: u64 = 10;
 
 pub(super) fn run(global: &Global) -> Outcome {
     let had_file = global.config.is_none() && Path::new(super::CONFIG_FILE).exists();
@@ -30,14 +38,14 @@ pub(super) fn run(global: &Global) -> Outcome {
     let mut cluster = open_cluster(&config, directory, &chosen)?;
     let asked = signals::listen(cluster.control.wake().clone()).context("signal handlers")?;
     let socket = cluster.directory().path().join(super::ADMIN_SOCKET);
-    let requests = local::listen(&socket, cluster.control.wake().clone())
+    let callers = local::listen(&socket, cluster.control.wake().clone())
         .with_context(|| format!("admin socket {}", socket.display()))?;
     announce(&config, &cluster, &chosen.line);
     let address: SocketAddr = config.network.listen.parse().context("network.listen")?;
     let address = cluster.listen(&config, address)?;
     say(&format!("listening ws://{address}"));
     log::line(Level::Info, &format!("serving on ws://{address}"));
-    let service = Service { global, had_file, runtime: &chosen.line, asked: &asked, requests };
+    let service = Service { global, had_file, runtime: &chosen.line, asked: &asked, callers };
     service.serve(&config, &mut cluster);
     let _ = std::fs::remove_file(&socket);
     log::line(Level::Info, "ending: answers go out, connections close, stores are written down");
@@ -86,45 +94,69 @@ fn announce(config: &Config, cluster: &Cluster, runtime: &str) {
     say(&format!("runtime {runtime}"));
 }
 
+/// Answers one command, on its own thread.
+fn answer(caller: local::Caller, mut seat: Seat, asked: &Asked, limits: &Limits, runtime: &str) {
+    let should_stop = || asked.to_end();
+    // A command that never asks, is gone, or was cut off, needs no answer.
+    let Ok(line) = caller.read() else { return };
+    let mut out = std::io::BufWriter::with_capacity(1 << 16, caller.answer(&should_stop));
+    let process = admin::Process { runtime: Some(runtime), limits };
+    let _ = match serde_json::from_str::<admin::Request>(&line) {
+        Ok(request) => {
+            let mut ops = Ops::new(&mut seat, &should_stop);
+            admin::answer(&request, &mut ops, process, &mut out)
+        }
+        Err(error) => writeln!(out, "xthe request is not understood: {error}"),
+    };
+}
+
 /// What the control core looks after while the others serve.
 struct Service<'a> {
     global: &'a Global,
     /// The configuration came from the file that need not be there.
     had_file: bool,
     runtime: &'a str,
-    asked: &'a Asked,
-    requests: Receiver<local::Request>,
+    asked: &'a Arc<Asked>,
+    callers: Receiver<local::Caller>,
 }
 
 impl Service<'_> {
     /// Until somebody asks for the end.
     fn serve(&self, config: &Arc<Config>, cluster: &mut Cluster) {
         let mut current = Arc::clone(config);
+        let mut desk = Desk::new(cluster.control.wake().clone());
         while !self.asked.to_end() {
             if self.asked.to_reload() {
                 current = self.reload(current, cluster);
             }
-            match self.requests.try_recv() {
-                Ok(request) => self.answer(request, &current, cluster),
-                Err(_) => drop(cluster.control.turn(IDLE_MS)),
+            while let Ok(caller) = self.callers.try_recv() {
+                self.receive(caller, &current, &mut desk);
             }
+            desk.turn(&mut cluster.control, IDLE_MS);
+        }
+        // Commands under way notice the end within their next wait, and tell whoever gave them.
+        let give_up_ms = clock::now().monotonic_ms + COMMANDS_END_MS;
+        while desk.seated() > 0 && clock::now().monotonic_ms < give_up_ms {
+            desk.turn(&mut cluster.control, END_POLL_MS);
         }
     }
 
-    fn answer(&self, request: local::Request, config: &Config, cluster: &mut Cluster) {
-        let should_stop = || self.asked.to_end();
-        let line = request.line.clone();
-        let mut out = std::io::BufWriter::with_capacity(1 << 16, request.answer(&should_stop));
+    /// Gives a command a thread of its own.
+    fn receive(&self, caller: local::Caller, config: &Config, desk: &mut Desk) {
+        if desk.seated() >= COMMANDS_MAX {
+            caller.turn_away(&format!(
+                "x{COMMANDS_MAX} commands are being answered already; try again when one has ended"
+            ));
+            return;
+        }
+        let seat = desk.seat();
+        let asked = Arc::clone(self.asked);
         let limits = admin::operator_limits(config);
-        let process = admin::Process { runtime: Some(self.runtime), limits: &limits };
-        // A command that is gone, or was cut off, needs no answer.
-        let _ = match serde_json::from_str::<admin::Request>(&line) {
-            Ok(request) => {
-                let mut ops = Ops::new(&mut cluster.control, &should_stop);
-                admin::answer(&request, &mut ops, process, &mut out)
-            }
-            Err(error) => writeln!(out, "xthe request is not understood: {error}"),
-        };
+        let runtime = self.runtime.to_owned();
+        let body = move || answer(caller, seat, &asked, &limits, &runtime);
+        if let Err(error) = threads::spawn("command".into(), body) {
+            log::line(Level::Warn, &format!("a command got no thread and no answer: {error}"));
+        }
     }
 
     /// Puts what can change while running in force, and says what cannot. A configuration with an

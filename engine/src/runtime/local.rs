@@ -11,48 +11,45 @@ use std::time::{Duration, Instant};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 64;
-/// Requests that may wait; the next connection waits in the kernel's queue.
+/// Callers that may wait; the next connection waits in the kernel's queue.
 const WAITING_MAX: usize = 16;
 /// Bytes of a request.
 const REQUEST_BYTES_MAX: u64 = 4 << 20;
 /// How long a request may take to arrive.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a client may take nothing of its answer before it is given up: it keeps the control core
-/// from everything else.
+/// How long a client may take nothing of its answer before it is given up: others may wait for its
+/// place.
 const STALL_MAX: Duration = Duration::from_secs(60);
 /// How long one attempt to write waits before it is looked whether the process is to end.
 const WRITE_ATTEMPT: Duration = Duration::from_millis(200);
 
-/// A request of a command, and the stream to answer on.
+/// A command that has connected and not spoken yet.
 #[derive(Debug)]
-pub struct Request {
-    /// One line, without its end.
-    pub line: String,
+pub struct Caller {
     stream: UnixStream,
 }
 
 /// Listens at `path`, replacing what a dead process left there (the directory's lock is held).
-/// Requests come through the receiver; `wake` is rung for each.
+/// Callers come through the receiver; `wake` is rung for each.
 ///
 /// # Errors
 /// What the system refuses.
-pub fn listen(path: &Path, wake: Wake) -> io::Result<Receiver<Request>> {
+pub fn listen(path: &Path, wake: Wake) -> io::Result<Receiver<Caller>> {
     let listener = UnixListener::from(bind_local(path, BACKLOG)?);
     listener.set_nonblocking(false)?;
-    let (requests, receiver) = sync_channel(WAITING_MAX);
-    threads::spawn("admin".into(), move || accept(&listener, &requests, &wake))?;
+    let (callers, receiver) = sync_channel(WAITING_MAX);
+    threads::spawn("admin".into(), move || accept(&listener, &callers, &wake))?;
     Ok(receiver)
 }
 
-fn accept(listener: &UnixListener, requests: &SyncSender<Request>, wake: &Wake) {
+fn accept(listener: &UnixListener, callers: &SyncSender<Caller>, wake: &Wake) {
     for stream in listener.incoming() {
         let Ok(stream) = stream else {
             // No descriptors: the others are given back before long.
             threads::sleep_ms(100);
             continue;
         };
-        let Ok(line) = read_line(&stream, REQUEST_TIMEOUT) else { continue };
-        if requests.send(Request { line, stream }).is_err() {
+        if callers.send(Caller { stream }).is_err() {
             return;
         }
         wake.wake();
@@ -92,10 +89,25 @@ pub struct Answer<'a> {
     should_stop: &'a dyn Fn() -> bool,
 }
 
-impl Request {
+impl Caller {
+    /// The request: one line, without its end. Waits for it, but not for long.
+    ///
+    /// # Errors
+    /// When it does not come.
+    pub fn read(&self) -> io::Result<String> {
+        read_line(&self.stream, REQUEST_TIMEOUT)
+    }
+
     /// The way back.
     pub fn answer(self, should_stop: &dyn Fn() -> bool) -> Answer<'_> {
         Answer { stream: self.stream, stall_max: STALL_MAX, should_stop }
+    }
+
+    /// A last word to a caller that cannot be heard, as far as it goes without waiting.
+    pub fn turn_away(mut self, line: &str) {
+        if self.stream.set_nonblocking(true).is_ok() {
+            let _ = writeln!(self.stream, "{line}");
+        }
     }
 }
 
