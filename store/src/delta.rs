@@ -20,6 +20,24 @@ const MAP_ENTRY_BYTES: usize = 24;
 /// What a posting list costs at least: its place in a map and its first allocation.
 const LIST_BYTES: usize = size_of::<(u64, Postings)>() + MAP_ENTRY_BYTES + 64;
 
+/// The latest request of a key to vanish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vanish {
+    /// Events of the key up to this second, inclusive, are covered.
+    pub until: u32,
+    /// Sequence of the record: gift wraps to the key that were stored before it are covered.
+    pub seq: Seq,
+}
+
+/// How an event ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Death {
+    /// The record that killed it.
+    pub by: Seq,
+    /// Why.
+    pub why: KillCause,
+}
+
 /// An event of the delta.
 #[derive(Clone, Copy, Debug)]
 pub struct Header {
@@ -114,9 +132,13 @@ pub struct Generation {
     by_kind: SeededMap<u16, Postings>,
     by_author: SeededMap<u64, Postings>,
     by_tag: SeededMap<u64, Postings>,
-    dead: SeededMap<Seq, KillCause>,
+    /// Victim to the record that killed it.
+    dead: SeededMap<Seq, Death>,
     marked_ids: SeededSet<(EventId, PublicKey)>,
     marked_slots: SeededMap<SlotKey, u32>,
+    vanished: SeededMap<PublicKey, Vanish>,
+    purged: SeededMap<PublicKey, u32>,
+    frozen_unix_s: u64,
     bytes: usize,
 }
 
@@ -139,6 +161,9 @@ impl Generation {
             dead: SeededMap::with_hasher(seed),
             marked_ids: SeededSet::with_hasher(seed),
             marked_slots: SeededMap::with_hasher(seed),
+            vanished: SeededMap::with_hasher(seed),
+            purged: SeededMap::with_hasher(seed),
+            frozen_unix_s: 0,
             bytes: 0,
         }
     }
@@ -179,6 +204,21 @@ impl Generation {
         &self.tags[from..from + header.tags_count as usize]
     }
 
+    /// The events of an author, in no order, dead ones included.
+    pub fn of_author(&self, author: u64) -> impl Iterator<Item = &Header> {
+        self.listed(self.by_author.get(&author))
+    }
+
+    /// The events with a tag, in no order, dead ones included.
+    pub fn of_tag(&self, tag: u64) -> impl Iterator<Item = &Header> {
+        self.listed(self.by_tag.get(&tag))
+    }
+
+    fn listed<'a>(&'a self, list: Option<&'a Postings>) -> impl Iterator<Item = &'a Header> {
+        let entries = list.into_iter().flat_map(|list| &list.entries);
+        entries.map(|posting| &self.headers[posting.header as usize])
+    }
+
     /// Sequences that this generation's records killed, wherever their events are.
     pub fn kills(&self) -> impl Iterator<Item = Seq> + '_ {
         self.dead.keys().copied()
@@ -187,6 +227,41 @@ impl Generation {
     /// Whether a record of this generation killed `seq`.
     pub fn killed(&self, seq: Seq) -> bool {
         self.dead.contains_key(&seq)
+    }
+
+    /// How `seq` was killed, if by a record of this generation.
+    pub fn death(&self, seq: Seq) -> Option<Death> {
+        self.dead.get(&seq).copied()
+    }
+
+    /// The record of this generation that killed `seq`.
+    pub fn killed_by(&self, seq: Seq) -> Option<Seq> {
+        self.dead.get(&seq).map(|death| death.by)
+    }
+
+    /// Events that this generation's records killed, wherever they are, and how.
+    pub fn deaths(&self) -> impl Iterator<Item = (Seq, Death)> + '_ {
+        self.dead.iter().map(|(victim, death)| (*victim, *death))
+    }
+
+    /// Keys that asked to vanish in this generation.
+    pub fn vanished(&self) -> impl Iterator<Item = (&PublicKey, Vanish)> + '_ {
+        self.vanished.iter().map(|(key, vanish)| (key, *vanish))
+    }
+
+    /// Keys whose purge ended in this generation, and up to when.
+    pub fn purged(&self) -> impl Iterator<Item = (&PublicKey, u32)> + '_ {
+        self.purged.iter().map(|(key, until)| (key, *until))
+    }
+
+    /// Up to when the purge of a key ended in this generation.
+    pub fn purged_until(&self, key: &PublicKey) -> Option<u32> {
+        self.purged.get(key).copied()
+    }
+
+    /// Up to when a key asked to vanish in this generation.
+    pub fn vanished_until(&self, key: &PublicKey) -> Option<u32> {
+        self.vanished.get(key).map(|vanish| vanish.until)
     }
 
     /// Deleted ids and who deleted them.
@@ -274,8 +349,8 @@ impl Generation {
     /// Applies a `Kill`.
     pub fn kill(&mut self, seq: Seq, victim: Seq, why: KillCause) {
         self.advance(seq);
-        self.dead.insert(victim, why);
-        self.bytes += size_of::<(Seq, KillCause)>() + MAP_ENTRY_BYTES;
+        self.dead.entry(victim).or_insert(Death { by: seq, why });
+        self.bytes += size_of::<(Seq, Death)>() + MAP_ENTRY_BYTES;
     }
 
     /// Applies a `MarkId`.
@@ -291,6 +366,41 @@ impl Generation {
         let marked = self.marked_slots.entry(slot).or_insert(until);
         *marked = until.max(*marked);
         self.bytes += size_of::<(SlotKey, u32)>() + MAP_ENTRY_BYTES;
+    }
+
+    /// Applies a `Vanish`.
+    pub fn vanish(&mut self, seq: Seq, key: PublicKey, until: u32) {
+        self.advance(seq);
+        let latest = self.vanished.entry(key).or_insert(Vanish { until, seq });
+        if latest.until < until {
+            *latest = Vanish { until, seq };
+        }
+        self.bytes += size_of::<(PublicKey, Vanish)>() + MAP_ENTRY_BYTES;
+    }
+
+    /// Applies a `Purged`.
+    pub fn end_purge(&mut self, seq: Seq, key: PublicKey, until: u32) {
+        self.advance(seq);
+        let purged = self.purged.entry(key).or_insert(until);
+        *purged = until.max(*purged);
+        self.bytes += size_of::<(PublicKey, u32)>() + MAP_ENTRY_BYTES;
+    }
+
+    /// No record of a sequence up to `through` is left: a rewriting dropped those that meant
+    /// nothing any more.
+    pub fn skip(&mut self, through: Seq) {
+        self.last_seq = self.last_seq.max(through);
+    }
+
+    /// Notes when the generation was frozen.
+    pub fn freeze(&mut self, unix_s: u64) {
+        self.frozen_unix_s = unix_s;
+    }
+
+    /// When it was frozen, in unix seconds; 0 for a generation that recovery made, whose kills may
+    /// be of any age.
+    pub fn frozen_unix_s(&self) -> u64 {
+        self.frozen_unix_s
     }
 
     /// The open generation that follows this one.

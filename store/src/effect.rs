@@ -6,6 +6,9 @@
 //! effects are performed in order, one write in flight.
 
 use crate::delta::Generation;
+use crate::index::Table;
+use crate::rewrite;
+use crate::sums::{SumsPage, SumsRequest};
 use proto::nip::nip01::SlotKey;
 use proto::{Event, EventId, PublicKey};
 use std::sync::Arc;
@@ -34,6 +37,9 @@ pub struct Loc {
 impl Loc {
     /// The event was imported with `--no-verify`: verify before the first serving.
     pub const UNVERIFIED: u8 = 1;
+    /// Flags that stand in the log. The others are membership in the configured sync sets (see
+    /// [`crate::sums`]), known to the delta and the index only: another configuration changes them.
+    pub const LOG_FLAGS: u8 = 0x0f;
 
     /// Whether the event has expired at `unix_s` (NIP-40).
     pub fn is_expired(&self, unix_s: u64) -> bool {
@@ -142,6 +148,8 @@ pub enum LookupKey {
     DeletedId(EventId, PublicKey),
     /// Up to when is this slot deleted?
     DeletedSlot(SlotKey),
+    /// Up to when has this key asked to vanish?
+    Vanished(PublicKey),
 }
 
 /// The index's answer to a [`LookupKey`].
@@ -151,8 +159,51 @@ pub enum Found {
     Nothing,
     /// The event (for `Id`) or holder (for `Slot`).
     Row(IndexRow),
-    /// The deletion is recorded; for a slot, up to this `created_at`, inclusive.
+    /// The deletion is recorded; for a slot or a key, up to this `created_at`, inclusive.
     DeletedUntil(u32),
+}
+
+/// Events of one key that the index holds, in no order that matters: what the removal of all of
+/// them walks through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WalkRequest {
+    /// [`Table::Author`] or [`Table::Tag`].
+    pub table: Table,
+    /// What the keys of the rows begin with.
+    pub prefix: Vec<u8>,
+    /// Greatest `created_at`.
+    pub until: u32,
+    /// Where the last page ended.
+    pub from: Option<Vec<u8>>,
+    /// Rows to return at most.
+    pub rows_max: u32,
+}
+
+/// A page of a [`WalkRequest`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WalkPage {
+    /// Rows whose events have a place.
+    pub rows: Vec<IndexRow>,
+    /// Where the next page begins; `None` when nothing is left.
+    pub next: Option<Vec<u8>>,
+}
+
+/// A question to the index that is neither a page of an answer nor a point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Events of one key.
+    Walk(WalkRequest),
+    /// Sums of a sync set.
+    Sums(SumsRequest),
+}
+
+/// The answer to a [`Question`] of the same name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Events of one key.
+    Walk(WalkPage),
+    /// Sums of a sync set.
+    Sums(SumsPage),
 }
 
 /// Work that brings the index up to a frozen generation of the delta.
@@ -219,8 +270,26 @@ pub enum StoreEffect {
         /// The places.
         locs: Vec<Loc>,
     },
+    /// Ask the index something else. Answer: [`StoreInput::Answered`].
+    Ask {
+        /// Which read.
+        token: Token,
+        /// What.
+        question: Question,
+    },
     /// Apply a generation to the index. Answer: [`StoreInput::Checkpointed`].
     Checkpoint(Checkpoint),
+    /// List the segments and what is dead in them. Answer: [`StoreInput::Surveyed`].
+    Survey,
+    /// Write what is left of segments into a new one and move the index over. Never at the same
+    /// time as a checkpoint. Answer: [`StoreInput::Rewritten`].
+    Rewrite(rewrite::Job),
+    /// Remove segments that nobody reads any more, in this order. Answer:
+    /// [`StoreInput::Unlinked`].
+    Unlink {
+        /// The segments.
+        segments: Vec<Seq>,
+    },
     /// List events that expired at or before `unix_s`, in order of expiration and sequence, past
     /// `after`. Answer: [`StoreInput::Expired`].
     Expired {
@@ -295,11 +364,24 @@ pub enum StoreInput {
         /// The bodies.
         bodies: Result<Vec<Option<Event>>, WorldError>,
     },
+    /// What was asked for.
+    Answered {
+        /// Which read.
+        token: Token,
+        /// The answer.
+        answer: Result<Answer, WorldError>,
+    },
     /// The index holds everything up to `applied`.
     Checkpointed {
         /// The last sequence that the index holds.
         applied: Seq,
     },
+    /// The segments, in order of their ranges.
+    Surveyed(Result<Vec<rewrite::Surveyed>, WorldError>),
+    /// A rewriting was done, or not begun.
+    Rewritten(rewrite::Outcome),
+    /// Segments are gone, durably.
+    Unlinked,
     /// A log write, a sync or a checkpoint failed: nothing more may be answered.
     Failed(WorldError),
     /// Expired events.

@@ -4,16 +4,23 @@
 //! Rows end in the event's sequence; table `loc` alone knows where bytes are, so a row whose `loc`
 //! is gone belongs to a dead event and is skipped. See [`crate::key`] for the layouts.
 
-use crate::effect::{Found, IndexPage, IndexRow, LookupKey, ScanRequest, Seq, WorldError};
-use crate::key::{self, LocRow, MARK_ID, MARK_SLOT, SKETCHED_BIT, read_seq};
+use crate::delta::Vanish;
+use crate::effect::{
+    Answer, Found, IndexPage, IndexRow, LookupKey, Question, ScanRequest, Seq, WalkPage,
+    WalkRequest, WorldError,
+};
+use crate::key::{self, LocRow, MARK_ID, MARK_SLOT, SKETCHED_BIT, Tail, read_seq};
 use crate::seam::Sketched;
+use crate::vanish::Purge;
 use proto::nip::nip01::SlotKey;
 use proto::{EventId, PublicKey};
 
 pub mod changes;
 mod scan;
+pub mod segments;
+pub mod sums;
 
-pub use changes::{Rows, write_generation};
+pub use changes::{Rows, missing_rows, write_generation};
 pub use scan::PAGE_ROWS_EXAMINED_MAX;
 
 /// A table of the index.
@@ -35,15 +42,23 @@ pub enum Table {
     Slot,
     /// Deleted ids and slots.
     Marker,
+    /// Keys that asked to vanish, and up to when.
+    Vanish,
+    /// Keys of table `vanish` whose events have not all been removed.
+    Purge,
     /// By expiration.
     Expiry,
+    /// Sums of sync sets.
+    Sum,
+    /// Log segments with dead events or rewritten ones.
+    Segment,
     /// What the index holds.
     Meta,
 }
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 14] = [
         Self::Loc,
         Self::Id,
         Self::Time,
@@ -52,7 +67,11 @@ impl Table {
         Self::Tag,
         Self::Slot,
         Self::Marker,
+        Self::Vanish,
+        Self::Purge,
         Self::Expiry,
+        Self::Sum,
+        Self::Segment,
         Self::Meta,
     ];
 
@@ -67,7 +86,11 @@ impl Table {
             Self::Tag => "tag",
             Self::Slot => "slot",
             Self::Marker => "marker",
+            Self::Vanish => "vanish",
+            Self::Purge => "purge",
             Self::Expiry => "expiry",
+            Self::Sum => "sum",
+            Self::Segment => "segment",
             Self::Meta => "meta",
         }
     }
@@ -109,7 +132,8 @@ pub trait ReadRows {
 /// [`WorldError::Index`] when the world fails.
 pub fn sketched_count(rows: &dyn ReadRows) -> Result<usize, WorldError> {
     let events = rows.count(Table::Loc)?;
-    Ok(2 * events + rows.count(Table::Slot)? + rows.count(Table::Marker)?)
+    let marks = rows.count(Table::Marker)? + rows.count(Table::Vanish)?;
+    Ok(2 * events + rows.count(Table::Slot)? + marks)
 }
 
 /// Ordered rows in a transaction that is committed or forgotten as a whole.
@@ -181,6 +205,9 @@ fn lookup_one(rows: &dyn ReadRows, key: &LookupKey) -> Result<Found, WorldError>
         LookupKey::DeletedSlot(slot) => {
             Ok(slot_mark(rows, slot)?.map_or(Found::Nothing, Found::DeletedUntil))
         }
+        LookupKey::Vanished(key) => {
+            Ok(vanish_mark(rows, key)?.map_or(Found::Nothing, Found::DeletedUntil))
+        }
     }
 }
 
@@ -193,6 +220,43 @@ fn slot_mark(rows: &dyn ReadRows, slot: &SlotKey) -> Result<Option<u32>, WorldEr
             bytes.map(|bytes| Some(u32::from_be_bytes(bytes))).map_err(|_| damaged(Table::Marker));
     })?;
     until
+}
+
+/// Up to when a key asked to vanish.
+fn vanish_mark(rows: &dyn ReadRows, key: &PublicKey) -> Result<Option<u32>, WorldError> {
+    let mut until = Ok(None);
+    rows.row(Table::Vanish, &key.0, &mut |value| {
+        let bytes: Result<[u8; 4], _> = value.try_into();
+        until =
+            bytes.map(|bytes| Some(u32::from_be_bytes(bytes))).map_err(|_| damaged(Table::Vanish));
+    })?;
+    until
+}
+
+/// The request of a key to vanish whose removal has not ended.
+fn purge_mark(rows: &dyn ReadRows, key: &PublicKey) -> Result<Option<Vanish>, WorldError> {
+    let mut vanish = Ok(None);
+    rows.row(Table::Purge, &key.0, &mut |value| {
+        vanish = key::read_purge(value).map(Some).ok_or_else(|| damaged(Table::Purge));
+    })?;
+    vanish
+}
+
+/// Requests to vanish whose removals have not ended.
+///
+/// # Errors
+/// [`WorldError::Index`] when the world fails.
+pub fn purges(rows: &dyn ReadRows) -> Result<Vec<Purge>, WorldError> {
+    let (mut purges, mut is_damaged) = (Vec::new(), false);
+    rows.walk(Table::Purge, &[], &mut |key, value| {
+        let key: Result<[u8; 32], _> = key.try_into();
+        match (key, key::read_purge(value)) {
+            (Ok(key), Some(vanish)) => purges.push(Purge { key: PublicKey(key), vanish }),
+            _ => is_damaged = true,
+        }
+        true
+    })?;
+    if is_damaged { Err(damaged(Table::Purge)) } else { Ok(purges) }
 }
 
 /// The event with this id; eight bytes find candidates, the full id decides.
@@ -279,7 +343,47 @@ pub fn sketched(rows: &dyn ReadRows, visit: &mut dyn FnMut(Sketched)) -> Result<
             visit(Sketched::Key(mark));
         }
         true
+    })?;
+    rows.walk(Table::Vanish, &[], &mut |key, _| {
+        if let Ok(key) = key.try_into() {
+            visit(Sketched::Key(LookupKey::Vanished(PublicKey(key))));
+        }
+        true
     })
+}
+
+/// Answers a question.
+///
+/// # Errors
+/// [`WorldError::Index`] when the world fails.
+pub fn ask(rows: &dyn ReadRows, question: &Question) -> Result<Answer, WorldError> {
+    match question {
+        Question::Walk(request) => walk(rows, request).map(Answer::Walk),
+        Question::Sums(request) => sums::page(rows, request).map(Answer::Sums),
+    }
+}
+
+/// Events under a prefix of a table, in the order of its keys.
+fn walk(rows: &dyn ReadRows, request: &WalkRequest) -> Result<WalkPage, WorldError> {
+    let (mut page, mut seqs, mut examined) = (WalkPage::default(), Vec::new(), 0);
+    let from = request.from.as_ref().unwrap_or(&request.prefix);
+    rows.walk(request.table, from, &mut |key, _| {
+        if !key.starts_with(&request.prefix) {
+            return false;
+        }
+        if seqs.len() >= request.rows_max as usize || examined >= PAGE_ROWS_EXAMINED_MAX {
+            page.next = Some(key.to_vec());
+            return false;
+        }
+        examined += 1;
+        let tail = Tail::read(key).filter(|tail| tail.created_at() <= request.until);
+        seqs.extend(tail.map(|tail| tail.seq));
+        true
+    })?;
+    for seq in seqs {
+        page.rows.extend(loc_row(rows, seq)?);
+    }
+    Ok(page)
 }
 
 fn read_marker(key: &[u8]) -> Option<LookupKey> {

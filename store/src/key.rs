@@ -6,6 +6,7 @@
 //! only adds a row that the match against the filter removes. Rows that agree on time and four
 //! bytes of id are settled by the full id, which stands in table `loc`.
 
+use crate::delta::Vanish;
 use crate::effect::{Loc, Position, Seq};
 use proto::hash::domain;
 use proto::nip::nip01::SlotKey;
@@ -15,6 +16,12 @@ use proto::{EventId, EventRef, PublicKey, Secret};
 pub const SEQ_BYTES: usize = 5;
 /// Greatest sequence that fits.
 pub const SEQ_MAX: Seq = (1 << 40) - 1;
+/// Where a segment's name carries its generation: 0 as it was written, more for each rewriting.
+pub const GENERATION_SHIFT: u32 = 48;
+/// The part of a segment's name that is its first sequence.
+pub const FIRST_SEQ_MASK: Seq = (1 << GENERATION_SHIFT) - 1;
+/// Bytes of a segment's name in a value.
+pub const SEGMENT_BYTES: usize = 2 + SEQ_BYTES;
 /// Greatest expiration that fits; later ones are kept as this, 34,000 years from now.
 pub const EXPIRES_AT_MAX: u64 = (1 << 40) - 1;
 /// Bytes of time, id prefix and sequence: the tail of every ordered key.
@@ -116,6 +123,20 @@ pub fn read_seq(bytes: &[u8]) -> Option<Seq> {
     (bytes.len() == SEQ_BYTES).then(|| u64::from_be_bytes(wide))
 }
 
+/// Appends a segment's name: generation and first sequence.
+pub fn push_segment(out: &mut Vec<u8>, segment: Seq) {
+    let generation = (segment >> GENERATION_SHIFT) as u16;
+    out.extend_from_slice(&generation.to_be_bytes());
+    push_seq(out, segment & FIRST_SEQ_MASK);
+}
+
+/// Reads a segment's name; `None` for any other number of bytes.
+pub fn read_segment(bytes: &[u8]) -> Option<Seq> {
+    let (generation, first_seq) = bytes.split_first_chunk()?;
+    let generation = Seq::from(u16::from_be_bytes(*generation));
+    Some(generation << GENERATION_SHIFT | read_seq(first_seq)?)
+}
+
 /// The tail of an ordered key: time, id prefix, sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tail {
@@ -187,12 +208,12 @@ pub struct LocRow {
 
 impl LocRow {
     /// Bytes of the value.
-    pub const BYTES: usize = SEQ_BYTES + 4 + 4 + 1 + SEQ_BYTES + 4 + 32;
+    pub const BYTES: usize = SEGMENT_BYTES + 4 + 4 + 1 + SEQ_BYTES + 4 + 32;
 
     /// Writes the value.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(Self::BYTES);
-        push_seq(&mut out, self.loc.segment);
+        push_segment(&mut out, self.loc.segment);
         out.extend_from_slice(&self.loc.offset.to_be_bytes());
         out.extend_from_slice(&self.loc.length.to_be_bytes());
         out.push(self.loc.flags);
@@ -207,14 +228,14 @@ impl LocRow {
         let bytes: &[u8; Self::BYTES] = bytes.try_into().ok()?;
         let word = |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
         let loc = Loc {
-            segment: read_seq(&bytes[0..5])?,
-            offset: word(5)?,
-            length: word(9)?,
-            flags: bytes[13],
-            expires_at: read_seq(&bytes[14..19])?,
+            segment: read_segment(&bytes[0..7])?,
+            offset: word(7)?,
+            length: word(11)?,
+            flags: bytes[15],
+            expires_at: read_seq(&bytes[16..21])?,
         };
-        let id = EventId(bytes[23..55].try_into().ok()?);
-        Some(Self { loc, position: Position { created_at: word(19)?, id } })
+        let id = EventId(bytes[25..57].try_into().ok()?);
+        Some(Self { loc, position: Position { created_at: word(21)?, id } })
     }
 }
 
@@ -232,6 +253,19 @@ pub fn expiry_key(expires_at: u64, seq: Seq) -> Vec<u8> {
     push_seq(&mut key, expires_at.min(EXPIRES_AT_MAX));
     push_seq(&mut key, seq);
     key
+}
+
+/// Value of table `purge`: up to when, and the record that asked.
+pub fn write_purge(vanish: &Vanish) -> Vec<u8> {
+    let mut value = vanish.until.to_be_bytes().to_vec();
+    push_seq(&mut value, vanish.seq);
+    value
+}
+
+/// Reads a value of table `purge`.
+pub fn read_purge(value: &[u8]) -> Option<Vanish> {
+    let (until, seq) = value.split_first_chunk()?;
+    Some(Vanish { until: u32::from_be_bytes(*until), seq: read_seq(seq)? })
 }
 
 /// First byte of markers of ids.

@@ -33,16 +33,19 @@ pub mod plan;
 pub mod record;
 pub mod recovery;
 pub mod replace;
+pub mod rewrite;
 pub mod seam;
 pub mod sketch;
 pub mod store;
+pub mod sums;
+pub mod vanish;
 pub mod view;
 
 pub use effect::{
     Checkpoint, Found, IndexPage, IndexRow, Kinds, Loc, LogEffect, LookupKey, Position,
     ScanRequest, Seq, Source, StoreEffect, StoreInput, Stream, Token, WorldError,
 };
-pub use open::{OpenError, open};
+pub use open::{OpenError, open, open_telling};
 pub use record::KillCause;
 pub use recovery::{Recovered, Recovery, RecoveryError};
 pub use seam::{Bodies, Index, Segments};

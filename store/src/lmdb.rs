@@ -26,19 +26,25 @@
 )]
 
 use crate::delta::Generation;
-use crate::effect::{Found, IndexPage, IndexRow, LookupKey, ScanRequest, Seq, WorldError};
+use crate::effect::{
+    Answer, Found, IndexPage, IndexRow, LookupKey, Question, ScanRequest, Seq, WorldError,
+};
 use crate::file::{sync_directory, sync_file};
+use crate::index::segments::{self, Remap, SegmentRow};
 use crate::index::{self, ReadRows, Rows, Table, WriteRows};
+use crate::key::EventKeys;
 use crate::seam::{Bodies, Index, Sketched};
+use crate::sums::Resummed;
+use crate::vanish::Purge;
 use heed::types::Bytes;
 use heed::{Env, EnvOpenOptions, MdbError, PutFlags, RoTxn, RwTxn, WithoutTls};
-use proto::Secret;
+use proto::{Filter, Secret};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
 
 /// Version of the index format; another one is rebuilt from the log by hand, never guessed at.
-pub const INDEX_VERSION: u32 = 1;
+pub const INDEX_VERSION: u32 = 2;
 /// Least size of the map.
 pub const MAP_BYTES_MIN: usize = 1 << 30;
 /// Greatest size of the map at the start.
@@ -108,12 +114,12 @@ impl LmdbIndex {
         // A process that was killed in the middle of a page leaves a slot that stops page reuse.
         env.clear_stale_readers().map_err(|error| failed(&error))?;
         let txn = env.read_txn().map_err(|error| failed(&error))?;
+        // An index of another version may have other tables.
+        check_version(&env, &txn)?;
         let tables = open_tables(&env, &txn)?;
         // Handles that a transaction opened stay open only if it is committed.
         txn.commit().map_err(|error| failed(&error))?;
-        let index = Self { env, tables, secret, growth: RwLock::new(()) };
-        index.check_version()?;
-        Ok(index)
+        Ok(Self { env, tables, secret, growth: RwLock::new(()) })
     }
 
     /// Makes an empty index under a temporary name and renames it, all of it durable.
@@ -147,22 +153,6 @@ impl LmdbIndex {
         synced.map_err(|error| io_failed(path, &error))
     }
 
-    fn check_version(&self) -> Result<(), WorldError> {
-        let mut version = None;
-        self.read(|rows| {
-            rows.row(Table::Meta, META_VERSION, &mut |value| {
-                version = value.try_into().ok().map(u32::from_be_bytes);
-            })
-        })?;
-        match version {
-            Some(INDEX_VERSION) => Ok(()),
-            Some(version) if version > INDEX_VERSION => Err(WorldError::Index(format!(
-                "format version {version} is newer than this program, which reads {INDEX_VERSION}"
-            ))),
-            _ => Err(WorldError::Index("the format version is missing or unknown".to_owned())),
-        }
-    }
-
     /// Runs `read` in one snapshot.
     fn read<T>(
         &self,
@@ -174,24 +164,35 @@ impl LmdbIndex {
         read(&Snapshot { tables: &self.tables, txn: &txn })
     }
 
-    /// One try to apply a generation; `None` if the map is full.
-    fn try_checkpoint(
+    /// One try to write; `None` if the map is full.
+    fn try_write<T>(
         &self,
-        generation: &Generation,
-        bodies: &dyn Bodies,
-    ) -> Result<Option<Seq>, WorldError> {
+        write: &mut dyn FnMut(&mut Writing<'_>) -> Result<T, WorldError>,
+    ) -> Result<Option<T>, WorldError> {
         let _shared = self.growth.read().unwrap_or_else(PoisonError::into_inner);
         let txn = self.env.write_txn().map_err(|error| failed(&error))?;
         let mut writing = Writing { tables: &self.tables, txn, map_is_full: false };
-        let written = index::write_generation(&mut writing, generation, bodies, &self.secret);
-        match written {
+        match write(&mut writing) {
             Err(_) if writing.map_is_full => Ok(None),
             Err(error) => Err(error),
-            Ok(applied) => match writing.txn.commit() {
-                Ok(()) => Ok(Some(applied)),
+            Ok(written) => match writing.txn.commit() {
+                Ok(()) => Ok(Some(written)),
                 Err(error) if is_map_full(&error) => Ok(None),
                 Err(error) => Err(failed(&error)),
             },
+        }
+    }
+
+    /// Writes in one transaction, which is begun again with a larger map if the map was full.
+    fn write<T>(
+        &self,
+        mut write: impl FnMut(&mut Writing<'_>) -> Result<T, WorldError>,
+    ) -> Result<T, WorldError> {
+        loop {
+            match self.try_write(&mut write)? {
+                Some(written) => return Ok(written),
+                None => self.grow()?,
+            }
         }
     }
 
@@ -202,7 +203,7 @@ impl LmdbIndex {
             return Err(WorldError::Index("the map is full and cannot grow further".to_owned()));
         }
         // SAFETY: the map may be replaced only while no transaction is open in this process. Every
-        // transaction of this environment lives within `read` or `try_checkpoint`, which hold
+        // transaction of this environment lives within `read` or `try_write`, which hold
         // `growth` shared as long as it does; this holds it alone.
         unsafe { self.env.resize(map_bytes) }.map_err(|error| failed(&error))
     }
@@ -218,6 +219,28 @@ impl LmdbIndex {
     /// [`WorldError::Index`] when the file system fails.
     pub fn file_bytes(&self) -> Result<u64, WorldError> {
         self.env.real_disk_size().map_err(|error| failed(&error))
+    }
+}
+
+fn check_version(env: &Env<WithoutTls>, txn: &RoTxn<'_, WithoutTls>) -> Result<(), WorldError> {
+    let meta: Option<TableRows> =
+        env.open_database(txn, Some(Table::Meta.name())).map_err(|error| failed(&error))?;
+    let mut version: Option<u32> = None;
+    if let Some(meta) = meta {
+        read_row(&meta, txn, META_VERSION, &mut |value| {
+            version = value.try_into().ok().map(u32::from_be_bytes);
+        })?;
+    }
+    match version {
+        Some(INDEX_VERSION) => Ok(()),
+        Some(version) if version > INDEX_VERSION => Err(WorldError::Index(format!(
+            "format version {version} is newer than this program, which reads {INDEX_VERSION}"
+        ))),
+        Some(version) => Err(WorldError::Index(format!(
+            "format version {version} is older than this program, which reads {INDEX_VERSION}: \
+             rebuild it from the log with `turnpike reindex`"
+        ))),
+        None => Err(WorldError::Index("the format version is missing".to_owned())),
     }
 }
 
@@ -303,10 +326,18 @@ struct Writing<'a> {
 }
 
 impl Writing<'_> {
+    /// Sequences only rise, so the places of new events go to the end: full pages, no search. A
+    /// rewriting changes places that are there already.
+    fn put_flags(&self, table: Table, rows: &Rows) -> Result<PutFlags, heed::Error> {
+        let first = rows.iter().find_map(|(key, value)| value.map(|_| key));
+        let last = self.tables[table as usize].last(&self.txn)?;
+        let is_new = table == Table::Loc && last.is_none_or(|(last, _)| first > Some(last));
+        Ok(if is_new { PutFlags::APPEND } else { PutFlags::empty() })
+    }
+
     fn try_apply(&mut self, table: Table, rows: &Rows) -> Result<(), heed::Error> {
         let to = &self.tables[table as usize];
-        // Sequences only rise, so new places go to the end: full pages, no search.
-        let flags = if table == Table::Loc { PutFlags::APPEND } else { PutFlags::empty() };
+        let flags = self.put_flags(table, rows)?;
         for (key, value) in rows.iter() {
             match value {
                 Some(value) => to.put_with_flags(&mut self.txn, flags, key, value)?,
@@ -369,13 +400,44 @@ impl Index for LmdbIndex {
         self.read(|rows| index::expired(rows, unix_s, after, rows_max))
     }
 
-    fn checkpoint(&self, generation: &Generation, bodies: &dyn Bodies) -> Result<Seq, WorldError> {
-        loop {
-            match self.try_checkpoint(generation, bodies)? {
-                Some(applied) => return Ok(applied),
-                None => self.grow()?,
-            }
+    fn ask(&self, question: &Question) -> Result<Answer, WorldError> {
+        self.read(|rows| index::ask(rows, question))
+    }
+
+    fn purges(&self) -> Result<Vec<Purge>, WorldError> {
+        self.read(index::purges)
+    }
+
+    fn resum(&self, filters: &[Filter], bodies: &dyn Bodies) -> Result<Resummed, WorldError> {
+        // An ordinary start finds the sums as they are to be, and need not write.
+        if self.read(|rows| index::sums::are_of(rows, filters))? {
+            return Ok(Resummed::default());
         }
+        self.write(|rows| index::sums::resum(rows, filters, bodies))
+    }
+
+    fn checkpoint(&self, generation: &Generation, bodies: &dyn Bodies) -> Result<Seq, WorldError> {
+        self.write(|rows| index::write_generation(rows, generation, bodies, &self.secret))
+    }
+
+    fn segments(&self) -> Result<Vec<(Seq, SegmentRow)>, WorldError> {
+        self.read(segments::segments)
+    }
+
+    fn locs(&self, from: Seq, to: Seq, rows_max: usize) -> Result<Vec<IndexRow>, WorldError> {
+        self.read(|rows| segments::locs(rows, from, to, rows_max))
+    }
+
+    fn remap(&self, remap: &Remap) -> Result<(), WorldError> {
+        self.write(|rows| segments::remap(rows, remap))
+    }
+
+    fn adopt(&self, adopted: &[(Seq, SegmentRow)]) -> Result<(), WorldError> {
+        self.write(|rows| segments::adopt(rows, adopted))
+    }
+
+    fn missing_rows(&self, events: &[(Seq, EventKeys)]) -> Result<Vec<Vec<Table>>, WorldError> {
+        self.read(|rows| index::missing_rows(rows, events))
     }
 
     fn sketched(&self, visit: &mut dyn FnMut(Sketched)) -> Result<(), WorldError> {

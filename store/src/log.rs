@@ -53,6 +53,8 @@ pub struct Log {
     batch_count: u32,
     end: End,
     in_flight: Option<Framed>,
+    /// The next batch begins another segment.
+    is_roll_wanted: bool,
 }
 
 /// What a new log continues.
@@ -82,6 +84,7 @@ impl Log {
             batch_count: 0,
             end: End::Closed,
             in_flight: None,
+            is_roll_wanted: false,
         }
     }
 
@@ -135,6 +138,18 @@ impl Log {
         self.next()
     }
 
+    /// Appends a `Vanish`.
+    pub fn vanish(&mut self, key: &PublicKey, until: u32) -> Seq {
+        record::write_vanish(&mut self.batch, key, until);
+        self.next()
+    }
+
+    /// Appends a `Purged`.
+    pub fn purged(&mut self, key: &PublicKey, until: u32) -> Seq {
+        record::write_purged(&mut self.batch, key, until);
+        self.next()
+    }
+
     /// Does what can be done now to bring the open batch into the log.
     pub fn flush(&mut self, fx: &mut Vec<StoreEffect>) {
         if self.batch_count == 0 || self.in_flight.is_some() {
@@ -152,7 +167,8 @@ impl Log {
             End::Open { segment, offset } => {
                 let is_first = offset as usize == SEGMENT_HEADER_BYTES;
                 let end = offset as usize + self.batch.len();
-                if end > self.segment_bytes_max as usize && !is_first {
+                let is_full = end > self.segment_bytes_max as usize || self.is_roll_wanted;
+                if is_full && !is_first {
                     self.seal(segment, offset, fx);
                 } else {
                     self.write(segment, offset, fx);
@@ -181,7 +197,26 @@ impl Log {
 
     fn seal(&mut self, segment: Seq, length: u32, fx: &mut Vec<StoreEffect>) {
         self.end = End::Sealing { segment };
+        self.is_roll_wanted = false;
         fx.push(StoreEffect::Log(LogEffect::Seal { segment, length }));
+    }
+
+    /// The segment that is open or about to be, or is being sealed.
+    pub fn open_segment(&self) -> Option<Seq> {
+        match self.end {
+            End::Closed => None,
+            End::Creating { segment } | End::Open { segment, .. } | End::Sealing { segment } => {
+                Some(segment)
+            }
+        }
+    }
+
+    /// Seals the open segment as soon as nothing is being written to it.
+    pub fn roll(&mut self, fx: &mut Vec<StoreEffect>) {
+        if matches!(self.end, End::Open { .. } | End::Creating { .. }) {
+            self.is_roll_wanted = true;
+            self.close(fx);
+        }
     }
 
     /// Cuts the open segment if nothing is in flight or waiting.

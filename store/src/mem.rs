@@ -3,10 +3,16 @@
 //! recorded system-call trace covers those.
 
 use crate::delta::Generation;
-use crate::effect::{Found, IndexPage, IndexRow, LookupKey, ScanRequest, Seq, WorldError};
+use crate::effect::{
+    Answer, Found, IndexPage, IndexRow, LookupKey, Question, ScanRequest, Seq, WorldError,
+};
+use crate::index::segments::{self, Remap, SegmentRow};
 use crate::index::{self, ReadRows, Rows, Table, WriteRows};
+use crate::key::EventKeys;
 use crate::seam::{Bodies, Index, SegmentEntry, Segments, Sketched};
-use proto::Secret;
+use crate::sums::Resummed;
+use crate::vanish::Purge;
+use proto::{Filter, Secret};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -103,11 +109,49 @@ impl Index for MemIndex {
         index::expired(&*self.rows.borrow(), unix_s, after, rows_max)
     }
 
+    fn ask(&self, question: &Question) -> Result<Answer, WorldError> {
+        index::ask(&*self.rows.borrow(), question)
+    }
+
+    fn purges(&self) -> Result<Vec<Purge>, WorldError> {
+        index::purges(&*self.rows.borrow())
+    }
+
+    fn resum(&self, filters: &[Filter], bodies: &dyn Bodies) -> Result<Resummed, WorldError> {
+        let mut rows = self.rows.borrow().clone();
+        let resummed = index::sums::resum(&mut rows, filters, bodies)?;
+        self.rows.replace(rows);
+        Ok(resummed)
+    }
+
     fn checkpoint(&self, generation: &Generation, bodies: &dyn Bodies) -> Result<Seq, WorldError> {
         let mut rows = self.rows.borrow().clone();
         let applied = index::write_generation(&mut rows, generation, bodies, &self.secret)?;
         self.rows.replace(rows);
         Ok(applied)
+    }
+
+    fn segments(&self) -> Result<Vec<(Seq, SegmentRow)>, WorldError> {
+        segments::segments(&*self.rows.borrow())
+    }
+
+    fn locs(&self, from: Seq, to: Seq, rows_max: usize) -> Result<Vec<IndexRow>, WorldError> {
+        segments::locs(&*self.rows.borrow(), from, to, rows_max)
+    }
+
+    fn remap(&self, remap: &Remap) -> Result<(), WorldError> {
+        let mut rows = self.rows.borrow().clone();
+        segments::remap(&mut rows, remap)?;
+        self.rows.replace(rows);
+        Ok(())
+    }
+
+    fn adopt(&self, adopted: &[(Seq, SegmentRow)]) -> Result<(), WorldError> {
+        segments::adopt(&mut *self.rows.borrow_mut(), adopted)
+    }
+
+    fn missing_rows(&self, events: &[(Seq, EventKeys)]) -> Result<Vec<Vec<Table>>, WorldError> {
+        index::missing_rows(&*self.rows.borrow(), events)
     }
 
     fn sketched(&self, visit: &mut dyn FnMut(Sketched)) -> Result<(), WorldError> {
@@ -123,6 +167,8 @@ impl Index for MemIndex {
 #[derive(Clone, Debug, Default)]
 pub struct MemSegments {
     segments: Rc<RefCell<BTreeMap<Seq, Vec<u8>>>>,
+    staged: Rc<RefCell<BTreeMap<Seq, Vec<u8>>>>,
+    quarantined: Rc<RefCell<BTreeMap<Seq, Vec<u8>>>>,
 }
 
 pub(crate) fn no_segment(segment: Seq) -> WorldError {
@@ -136,6 +182,13 @@ pub(crate) fn write_into(file: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
         file.resize(end, 0);
     }
     file[offset..end].copy_from_slice(bytes);
+}
+
+impl MemSegments {
+    /// Segments that were copied aside.
+    pub fn quarantined(&self) -> Vec<Seq> {
+        self.quarantined.borrow().keys().copied().collect()
+    }
 }
 
 impl Segments for MemSegments {
@@ -175,6 +228,32 @@ impl Segments for MemSegments {
     fn seal(&self, segment: Seq, length: u32) -> Result<(), WorldError> {
         let mut segments = self.segments.borrow_mut();
         segments.get_mut(&segment).ok_or_else(|| no_segment(segment))?.truncate(length as usize);
+        Ok(())
+    }
+
+    fn stage(&self, segment: Seq, offset: u32, bytes: &[u8]) -> Result<(), WorldError> {
+        let mut staged = self.staged.borrow_mut();
+        let file = staged.entry(segment).or_default();
+        file.truncate(offset as usize);
+        write_into(file, offset as usize, bytes);
+        Ok(())
+    }
+
+    fn publish(&self, segment: Seq) -> Result<(), WorldError> {
+        let staged = self.staged.borrow_mut().remove(&segment);
+        let staged = staged.ok_or_else(|| no_segment(segment))?;
+        self.segments.borrow_mut().insert(segment, staged);
+        Ok(())
+    }
+
+    fn unlink(&self, segment: Seq) -> Result<(), WorldError> {
+        self.segments.borrow_mut().remove(&segment);
+        Ok(())
+    }
+
+    fn quarantine(&self, segment: Seq) -> Result<(), WorldError> {
+        let bytes = self.read(segment)?;
+        self.quarantined.borrow_mut().insert(segment, bytes);
         Ok(())
     }
 }

@@ -3,9 +3,11 @@
 
 use crate::effect::{StoreEffect, WorldError};
 use crate::recovery::{Need, Recovered, Recovery, RecoveryError};
+use crate::rewrite::layout;
 use crate::seam::{Index, Segments};
 use crate::sketch::Sketch;
 use crate::store::{Store, StoreConfig};
+use crate::sums::Resummed;
 use proto::Now;
 
 /// Why a store could not be opened.
@@ -30,9 +32,43 @@ pub fn open<S: Segments>(
     now: Now,
     fx: &mut Vec<StoreEffect>,
 ) -> Result<Store, OpenError> {
+    open_telling(config, index, segments, now, fx, &mut |_| {})
+}
+
+/// Opens the store of one shard and tells how far the work is that only a changed configuration
+/// makes: sums of other sync sets, for which every event is read once.
+///
+/// # Errors
+/// [`OpenError`], as [`open`].
+pub fn open_telling<S: Segments>(
+    config: StoreConfig,
+    index: &dyn Index,
+    segments: &S,
+    now: Now,
+    fx: &mut Vec<StoreEffect>,
+    tell: &mut dyn FnMut(Resummed),
+) -> Result<Store, OpenError> {
+    resum(&config, index, segments, tell)?;
     let recovered = recover(&config, index, segments)?;
     let sketch = rebuild_sketch(&config, index)?;
-    Ok(Store::open(config, recovered, sketch, now, fx))
+    Ok(Store::open(config, recovered, sketch, index.purges()?, now, fx))
+}
+
+/// Makes the sums of the index those of the configured filters. Done before recovery, whose events
+/// are counted as the configuration says.
+fn resum<S: Segments>(
+    config: &StoreConfig,
+    index: &dyn Index,
+    segments: &S,
+    tell: &mut dyn FnMut(Resummed),
+) -> Result<(), WorldError> {
+    loop {
+        let resummed = index.resum(&config.sync_filters, segments)?;
+        if resummed.done >= resummed.total {
+            return Ok(());
+        }
+        tell(resummed);
+    }
 }
 
 /// Runs recovery to its end.
@@ -44,7 +80,8 @@ pub fn recover<S: Segments>(
     index: &dyn Index,
     segments: &S,
 ) -> Result<Recovered, OpenError> {
-    let mut recovery = Recovery::new(config, index.applied()?, segments.list()?)?;
+    let layout = layout::settle(config.shard, index, segments)?;
+    let mut recovery = Recovery::new(config, index.applied()?, layout)?;
     loop {
         match recovery.need() {
             Need::Read { segment } => recovery.feed(&segments.read(segment)?)?,

@@ -10,6 +10,8 @@
 //! Kill            2 | why u8 | victim u64
 //! MarkId          3 | id 32 | by 32
 //! MarkSlot        4 | kind u16 | pubkey 32 | until u32 | d_bytes u32 | d
+//! Vanish          5 | pubkey 32 | until u32
+//! Purged          6 | pubkey 32 | until u32
 //! ```
 //!
 //! The batch checksum is CRC-32C over the segment's name, the epoch (the life of the process that
@@ -22,6 +24,7 @@
 use crate::effect::{Loc, Seq};
 use proto::nip::nip01::Slot;
 use proto::{Event, EventId, EventRef, PublicKey};
+use std::ops::Range;
 
 /// Bytes of a segment's header; the first batch follows it.
 pub const SEGMENT_HEADER_BYTES: usize = 64;
@@ -34,13 +37,15 @@ pub const BODY_GUARD_BYTES: usize = 8;
 /// Version of the segment format.
 pub const SEGMENT_VERSION: u16 = 1;
 
-const SEGMENT_MAGIC: [u8; 8] = *b"TPSEGMNT";
+pub(crate) const SEGMENT_MAGIC: [u8; 8] = *b"TPSEGMNT";
 const BATCH_MAGIC: [u8; 4] = *b"\xb7TPB";
 
 const TAG_PUT: u8 = 1;
 const TAG_KILL: u8 = 2;
 const TAG_MARK_ID: u8 = 3;
 const TAG_MARK_SLOT: u8 = 4;
+const TAG_VANISH: u8 = 5;
+const TAG_PURGED: u8 = 6;
 
 /// Why a stored event is no longer served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,15 +58,27 @@ pub enum KillCause {
     Expired,
     /// The operator asked for it.
     Operator,
+    /// Its author or recipient asked to vanish (NIP-62).
+    Vanished,
 }
 
 impl KillCause {
+    /// Whether somebody asked for the event to be gone, so that its bytes must go too and before
+    /// long; a newer version or the passing of time alone do not.
+    pub fn demands_erasure(self) -> bool {
+        match self {
+            Self::Deleted | Self::Operator | Self::Vanished => true,
+            Self::Replaced | Self::Expired => false,
+        }
+    }
+
     fn code(self) -> u8 {
         match self {
             Self::Replaced => 1,
             Self::Deleted => 2,
             Self::Expired => 3,
             Self::Operator => 4,
+            Self::Vanished => 5,
         }
     }
 
@@ -71,6 +88,7 @@ impl KillCause {
             2 => Some(Self::Deleted),
             3 => Some(Self::Expired),
             4 => Some(Self::Operator),
+            5 => Some(Self::Vanished),
             _ => None,
         }
     }
@@ -109,6 +127,21 @@ pub enum Record<'a> {
         /// Unix seconds, inclusive.
         until: u32,
     },
+    /// A key asked to vanish: nothing that it made up to a time is served or taken again.
+    Vanish {
+        /// The key.
+        key: PublicKey,
+        /// Unix seconds, inclusive.
+        until: u32,
+    },
+    /// Everything that a [`Record::Vanish`] of this key and time, or an earlier one, covers has
+    /// been killed.
+    Purged {
+        /// The key.
+        key: PublicKey,
+        /// Unix seconds, inclusive.
+        until: u32,
+    },
 }
 
 /// Appends a `Put`; returns where the packed event begins in `out`.
@@ -144,6 +177,20 @@ pub fn write_mark_slot(out: &mut Vec<u8>, slot: &Slot, until: u32) {
     out.extend_from_slice(&until.to_le_bytes());
     out.extend_from_slice(&(slot.d.len() as u32).to_le_bytes());
     out.extend_from_slice(&slot.d);
+}
+
+/// Appends a `Vanish`.
+pub fn write_vanish(out: &mut Vec<u8>, key: &PublicKey, until: u32) {
+    out.push(TAG_VANISH);
+    out.extend_from_slice(&key.0);
+    out.extend_from_slice(&until.to_le_bytes());
+}
+
+/// Appends a `Purged`.
+pub fn write_purged(out: &mut Vec<u8>, key: &PublicKey, until: u32) {
+    out.push(TAG_PURGED);
+    out.extend_from_slice(&key.0);
+    out.extend_from_slice(&until.to_le_bytes());
 }
 
 /// What a segment's first bytes say.
@@ -230,7 +277,7 @@ pub fn finish_batch(batch: &mut [u8], segment: Seq, epoch: u64, first_seq: Seq, 
 }
 
 /// Checksum of a batch, its own field left out.
-fn batch_crc(batch: &[u8], segment: Seq, epoch: u64) -> u32 {
+pub(crate) fn batch_crc(batch: &[u8], segment: Seq, epoch: u64) -> u32 {
     let crc = crc32c::crc32c(&segment.to_le_bytes());
     let crc = crc32c::crc32c_append(crc, &epoch.to_le_bytes());
     let crc = crc32c::crc32c_append(crc, &batch[..12]);
@@ -270,10 +317,17 @@ impl<'a> Batch<'a> {
     /// The records; `None` if the bytes are not exactly `count` well-formed records, which a valid
     /// checksum leaves to a bug or another format.
     pub fn records(&self) -> Option<Vec<Record<'a>>> {
+        Some(self.spans()?.into_iter().map(|(record, _)| record).collect())
+    }
+
+    /// The records and where each of them lies in the batch; `None` as in [`Batch::records`].
+    pub fn spans(&self) -> Option<Vec<(Record<'a>, Range<usize>)>> {
         let mut read = Reader { bytes: self.bytes, at: BATCH_HEADER_BYTES };
         let mut records = Vec::with_capacity(self.count.min(65_536) as usize);
         while read.at < self.bytes.len() {
-            records.push(read_record(&mut read)?);
+            let from = read.at;
+            let record = read_record(&mut read)?;
+            records.push((record, from..read.at));
         }
         (records.len() == self.count as usize && self.count > 0).then_some(records)
     }
@@ -300,7 +354,7 @@ pub fn find_batch(
     None
 }
 
-fn read_record<'a>(read: &mut Reader<'a>) -> Option<Record<'a>> {
+pub(crate) fn read_record<'a>(read: &mut Reader<'a>) -> Option<Record<'a>> {
     match read.take(1)?[0] {
         TAG_PUT => {
             let flags = read.take(1)?[0];
@@ -326,6 +380,8 @@ fn read_record<'a>(read: &mut Reader<'a>) -> Option<Record<'a>> {
             let d = read.take(d_bytes)?.into();
             Some(Record::MarkSlot { slot: Slot { pubkey, kind, d }, until })
         }
+        TAG_VANISH => Some(Record::Vanish { key: PublicKey(read.array()?), until: read.u32()? }),
+        TAG_PURGED => Some(Record::Purged { key: PublicKey(read.array()?), until: read.u32()? }),
         _ => None,
     }
 }
@@ -348,13 +404,13 @@ pub fn body_from(bytes: &[u8], loc: &Loc) -> Option<Event> {
 }
 
 /// Bounds-checked reading of little-endian fields.
-struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
+pub(crate) struct Reader<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) at: usize,
 }
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+    pub(crate) fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let end = self.at.checked_add(count)?;
         let taken = self.bytes.get(self.at..end)?;
         self.at = end;
@@ -365,15 +421,15 @@ impl<'a> Reader<'a> {
         self.take(N)?.try_into().ok()
     }
 
-    fn u16(&mut self) -> Option<u16> {
+    pub(crate) fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_le_bytes)
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub(crate) fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_le_bytes)
     }
 
-    fn u64(&mut self) -> Option<u64> {
+    pub(crate) fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
     }
 }

@@ -17,9 +17,11 @@ use crate::delta::Generation;
 use crate::effect::{Loc, Seq};
 use crate::key::EventKeys;
 use crate::record::{Batch, HeaderError, Record, SEGMENT_HEADER_BYTES, SegmentHeader, find_batch};
-use crate::seam::SegmentEntry;
+use crate::rewrite::format::{Footer, RewrittenBatch, RewrittenHeader};
+use crate::rewrite::layout::{Layout, Placed};
 use crate::store::StoreConfig;
-use proto::Secret;
+use crate::sums;
+use proto::{Filter, Secret};
 use std::sync::Arc;
 
 /// Why a store refuses to open. Every variant but [`RecoveryError::Version`] and
@@ -64,6 +66,15 @@ pub enum RecoveryError {
         segment: Seq,
         /// Its version.
         version: u16,
+    },
+    /// A rewritten segment is not what the index points into, and nothing else holds its range.
+    #[error(
+        "log segment {segment:016x} was rewritten and the index does not know of it: rebuild the \
+         index with `turnpike reindex`"
+    )]
+    Unindexed {
+        /// The segment.
+        segment: Seq,
     },
     /// A segment belongs to another shard.
     #[error("log segment {segment:016x} was written by shard {shard}")]
@@ -139,15 +150,18 @@ pub struct Recovered {
 pub struct Recovery {
     shard: u16,
     secret: Secret,
+    sync_filters: Arc<[Filter]>,
     events_max: usize,
     bytes_max: usize,
     applied: Seq,
-    segments: Vec<SegmentEntry>,
+    segments: Vec<Placed>,
     /// The segment to read next.
     at: usize,
     /// The sequence that the next valid batch begins with; 0 before the first segment is read.
     expected: Seq,
     epoch: u64,
+    /// The latest life that wrote a rewritten segment.
+    epoch_min: u64,
     generation: Generation,
     in_apply: Option<Arc<Generation>>,
     /// Length at which the last segment is to be cut.
@@ -160,33 +174,44 @@ impl Recovery {
     ///
     /// # Errors
     /// [`RecoveryError::Missing`] when the segments cannot hold what the index lacks or has.
-    pub fn new(
-        config: &StoreConfig,
-        applied: Seq,
-        mut segments: Vec<SegmentEntry>,
-    ) -> Result<Self, RecoveryError> {
-        segments.sort_unstable();
+    pub fn new(config: &StoreConfig, applied: Seq, layout: Layout) -> Result<Self, RecoveryError> {
+        let segments = layout.placed;
         // Segments whose every record is in the index are not read: only the one that holds the
         // first record above it, and those after.
-        let at = segments.partition_point(|entry| entry.segment <= applied + 1);
-        let at = match (at.checked_sub(1), segments.first()) {
+        let at = segments.partition_point(|placed| placed.first_seq <= applied + 1);
+        let mut at = match (at.checked_sub(1), segments.first()) {
             (Some(at), _) => at,
             (None, None) if applied == 0 => 0,
             (None, None) => return Err(RecoveryError::Missing { from: 1, to: applied }),
             (None, Some(first)) => {
-                return Err(RecoveryError::Missing { from: applied + 1, to: first.segment - 1 });
+                return Err(RecoveryError::Missing { from: applied + 1, to: first.first_seq - 1 });
             }
         };
+        let mut expected = 0;
+        // A rewritten segment says where it ends, so one that is indexed whole is passed over.
+        if let Some(placed) = segments.get(at)
+            && placed.is_rewritten()
+            && let Some(last_seq) = placed.last_seq.filter(|last_seq| *last_seq <= applied)
+        {
+            expected = last_seq + 1;
+            at += 1;
+            let next = segments.get(at).map_or(applied + 1, |next| next.first_seq);
+            if next > expected {
+                return Err(RecoveryError::Missing { from: expected, to: next - 1 });
+            }
+        }
         Ok(Self {
             shard: config.shard,
             secret: config.secret,
+            sync_filters: Arc::clone(&config.sync_filters),
             events_max: config.checkpoint_events,
             bytes_max: config.delta_bytes_max / 2,
             applied,
             segments,
             at,
-            expected: 0,
+            expected,
             epoch: 0,
+            epoch_min: layout.epoch,
             generation: Generation::new(applied + 1, config.seed),
             in_apply: None,
             unsealed: None,
@@ -232,7 +257,11 @@ impl Recovery {
     /// # Errors
     /// [`RecoveryError`] when durable records are damaged or missing.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(), RecoveryError> {
-        let segment = self.segments[self.at].segment;
+        let placed = self.segments[self.at];
+        if placed.is_rewritten() {
+            return self.feed_rewritten(placed, bytes);
+        }
+        let segment = placed.segment;
         let header = self.check_header(segment, bytes)?;
         let verified = self.replay(segment, header.epoch, bytes)?;
         let offset = verified as u32;
@@ -243,7 +272,7 @@ impl Recovery {
         }
         self.at += 1;
         if self.at < self.segments.len() {
-            let next = self.segments[self.at].segment;
+            let next = self.segments[self.at].first_seq;
             if next > self.expected {
                 let (from, to) = (self.expected, next - 1);
                 return Err(RecoveryError::Damaged { segment, offset, from, to });
@@ -257,6 +286,45 @@ impl Recovery {
         self.torn_bytes = tail_bytes(&bytes[verified..]);
         if verified > SEGMENT_HEADER_BYTES {
             self.unsealed = Some((segment, offset));
+        }
+        Ok(())
+    }
+
+    /// Takes the bytes of a rewritten segment, which is whole or damaged: it was synced before it
+    /// got its name.
+    fn feed_rewritten(&mut self, placed: Placed, bytes: &[u8]) -> Result<(), RecoveryError> {
+        let segment = placed.segment;
+        let header = decode_rewritten(bytes, segment, self.shard)?;
+        self.epoch = self.epoch.max(header.epoch);
+        let damaged = |offset: usize, from: Seq| RecoveryError::Damaged {
+            segment,
+            offset: offset as u32,
+            from,
+            to: header.last_seq,
+        };
+        let mut at = SEGMENT_HEADER_BYTES;
+        let mut next = header.first_seq();
+        while let Some(batch) = bytes.get(at..).and_then(|rest| RewrittenBatch::read(rest, &header))
+        {
+            let wrong = RecoveryError::Records { segment, offset: at as u32 };
+            for (seq, record, _) in batch.spans().ok_or(wrong)? {
+                if seq >= self.generation.first_seq() {
+                    self.generation.skip(seq - 1);
+                    self.apply(seq, record, segment, at);
+                }
+                next = seq + 1;
+            }
+            at += batch.bytes.len();
+        }
+        if Footer::decode(&bytes[at..]).is_none_or(|footer| footer.bytes as usize != at) {
+            return Err(damaged(at, next));
+        }
+        self.generation.skip(header.last_seq);
+        self.expected = header.last_seq + 1;
+        self.at += 1;
+        let after = self.segments.get(self.at).map_or(self.applied + 1, |next| next.first_seq);
+        if after > self.expected {
+            return Err(RecoveryError::Missing { from: self.expected, to: after - 1 });
         }
         Ok(())
     }
@@ -307,7 +375,7 @@ impl Recovery {
                     segment,
                     offset: batch_at as u32 + at,
                     length: event.packed().len() as u32,
-                    flags,
+                    flags: flags | sums::membership(&self.sync_filters, &event),
                     expires_at: keys.expires_at,
                 };
                 self.generation.put(seq, loc, &keys);
@@ -317,6 +385,8 @@ impl Recovery {
             Record::MarkSlot { slot, until } => {
                 self.generation.mark_slot(seq, slot.key(&self.secret), until);
             }
+            Record::Vanish { key, until } => self.generation.vanish(seq, key, until),
+            Record::Purged { key, until } => self.generation.end_purge(seq, key, until),
         }
     }
 
@@ -325,10 +395,28 @@ impl Recovery {
         assert!(matches!(self.need(), Need::Nothing), "every need is met before the end");
         Recovered {
             generation: self.generation,
-            epoch: self.epoch + 1,
+            epoch: self.epoch.max(self.epoch_min) + 1,
             torn_bytes: self.torn_bytes,
         }
     }
+}
+
+fn decode_rewritten(
+    bytes: &[u8],
+    segment: Seq,
+    shard: u16,
+) -> Result<RewrittenHeader, RecoveryError> {
+    let header = RewrittenHeader::decode(bytes).map_err(|error| match error {
+        HeaderError::Damaged => RecoveryError::Header { segment },
+        HeaderError::Version(version) => RecoveryError::Version { segment, version },
+    })?;
+    if header.shard != shard {
+        return Err(RecoveryError::OtherShard { segment, shard: header.shard });
+    }
+    if header.segment != segment {
+        return Err(RecoveryError::Misnamed { segment, first_seq: header.segment });
+    }
+    Ok(header)
 }
 
 /// Bytes up to the last one that is not zero: what a torn write left, the zeros written ahead of it

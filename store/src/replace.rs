@@ -45,6 +45,12 @@ pub trait Witness {
     fn deleted_id(&self, id: &EventId, by: &PublicKey) -> bool;
     /// Up to when a slot is deleted, inclusive.
     fn deleted_until(&self, slot: SlotKey) -> Option<u32>;
+    /// Up to when a key asked to vanish, inclusive.
+    fn vanished_until(&self, key: &PublicKey) -> Option<u32>;
+    /// Gift wraps to this key that were stored before this sequence are being removed.
+    fn wraps_vanish_before(&self, key: &PublicKey) -> Option<Seq>;
+    /// Whether another request of this key to vanish can be carried out now.
+    fn may_vanish(&self, key: &PublicKey) -> bool;
 }
 
 impl Witness for View<'_> {
@@ -63,7 +69,22 @@ impl Witness for View<'_> {
     fn deleted_until(&self, slot: SlotKey) -> Option<u32> {
         View::deleted_until(self, slot)
     }
+
+    fn vanished_until(&self, key: &PublicKey) -> Option<u32> {
+        View::vanished_until(self, key)
+    }
+
+    fn wraps_vanish_before(&self, key: &PublicKey) -> Option<Seq> {
+        View::wraps_vanish_before(self, key)
+    }
+
+    fn may_vanish(&self, key: &PublicKey) -> bool {
+        View::may_vanish(self, key)
+    }
 }
+
+/// By whom the operator's bans are marked: no key, because no point of the curve has x = 0.
+pub const OPERATOR: PublicKey = PublicKey([0; 32]);
 
 /// An arriving event with what the rules need of it, computed once.
 #[derive(Clone, Debug)]
@@ -72,7 +93,11 @@ pub struct Arrival {
     /// Keys whose deletion of this id counts: the author, and a wrap's recipient.
     deleters: Vec<PublicKey>,
     pubkey: PublicKey,
+    /// Whether deletions do not touch it.
     is_exempt: bool,
+    is_vanish: bool,
+    /// Whether only its effects are wanted: another shard stores it.
+    is_elsewhere: bool,
     slot: Option<SlotKey>,
     targets: Vec<(Target, Option<SlotKey>)>,
 }
@@ -101,14 +126,34 @@ impl Arrival {
             deleters,
             pubkey: event.pubkey(),
             is_exempt: matches!(event.kind(), nip09::KIND | VANISH_KIND),
+            is_vanish: event.kind() == VANISH_KIND,
+            is_elsewhere: false,
             slot: Slot::of(event).map(|slot| slot.key(secret)),
             targets: targets.into_iter().map(with_key).collect(),
         })
     }
 
+    /// Reads a request to vanish that another shard stores: here it has only its effects.
+    pub fn vanish_elsewhere(event: &EventRef<'_>) -> Self {
+        Self {
+            version: Version { created_at: event.created_at(), id: event.id() },
+            deleters: Vec::new(),
+            pubkey: event.pubkey(),
+            is_exempt: true,
+            is_vanish: true,
+            is_elsewhere: true,
+            slot: None,
+            targets: Vec::new(),
+        }
+    }
+
     /// Everything that [`decide`] will ask about; pass it through [`crate::Store::unanswered`].
     pub fn keys(&self) -> Vec<LookupKey> {
-        let mut keys = vec![LookupKey::Id(self.version.id)];
+        let banned = LookupKey::DeletedId(self.version.id, OPERATOR);
+        let mut keys = vec![banned, LookupKey::Vanished(self.pubkey)];
+        if !self.is_elsewhere {
+            keys.push(LookupKey::Id(self.version.id));
+        }
         if !self.is_exempt {
             let marks = self.deleters.iter().map(|by| LookupKey::DeletedId(self.version.id, *by));
             keys.extend(marks);
@@ -140,6 +185,8 @@ pub struct Accepted {
     pub mark_ids: Vec<EventId>,
     /// Slots to mark as deleted up to the event's time.
     pub mark_slots: Vec<(Slot, u32)>,
+    /// A key that vanishes, and up to when; see [`crate::Store::vanish`].
+    pub vanish: Option<(PublicKey, u32)>,
 }
 
 /// What to do with an arriving event.
@@ -147,7 +194,8 @@ pub struct Accepted {
 pub enum Verdict {
     /// Store it, with these consequences.
     Accept(Accepted),
-    /// Refuse it: [`Reason::Duplicate`], [`Reason::DuplicateNewer`] or [`Reason::Deleted`].
+    /// Refuse it: [`Reason::Duplicate`], [`Reason::DuplicateNewer`], [`Reason::Deleted`],
+    /// [`Reason::Vanished`], [`Reason::VanishBusy`] or [`Reason::Banned`].
     Refuse(Reason),
     /// A deletion names stored events whose author must be read first: fetch these bodies and
     /// decide again with them.
@@ -157,8 +205,21 @@ pub enum Verdict {
 /// The cheap part of the decision, to be made before a signature is checked: whether the event is
 /// refused whatever it names.
 pub fn refusal(arrival: &Arrival, view: &impl Witness) -> Option<Reason> {
-    if view.id(&arrival.version.id).is_some() {
-        return Some(Reason::Duplicate);
+    if view.deleted_id(&arrival.version.id, &OPERATOR) {
+        return Some(Reason::Banned);
+    }
+    if arrival.is_vanish {
+        return refusal_to_vanish(arrival, view);
+    }
+    let vanished_until = view.vanished_until(&arrival.pubkey);
+    if vanished_until.is_some_and(|until| arrival.version.created_at <= until) {
+        return Some(Reason::Vanished);
+    }
+    if let Some(known) = view.id(&arrival.version.id) {
+        let vanishes =
+            |to: &PublicKey| view.wraps_vanish_before(to).is_some_and(|before| known.seq < before);
+        let is_vanishing = arrival.recipient().is_some_and(vanishes);
+        return Some(if is_vanishing { Reason::Deleted } else { Reason::Duplicate });
     }
     let is_deleted = |by: &PublicKey| view.deleted_id(&arrival.version.id, by);
     if !arrival.is_exempt && arrival.deleters.iter().any(is_deleted) {
@@ -172,6 +233,20 @@ pub fn refusal(arrival: &Arrival, view: &impl Witness) -> Option<Reason> {
     (!arrival.version.beats(&holder.version)).then_some(Reason::DuplicateNewer)
 }
 
+/// A request to vanish that changes nothing is refused; an older one than that which was followed
+/// says nothing new.
+fn refusal_to_vanish(arrival: &Arrival, view: &impl Witness) -> Option<Reason> {
+    let vanished_until = view.vanished_until(&arrival.pubkey);
+    let is_covered = vanished_until.is_some_and(|until| arrival.version.created_at <= until);
+    if arrival.is_elsewhere && is_covered || view.id(&arrival.version.id).is_some() {
+        return Some(Reason::Duplicate);
+    }
+    if is_covered {
+        return Some(Reason::DuplicateNewer);
+    }
+    (!view.may_vanish(&arrival.pubkey)).then_some(Reason::VanishBusy)
+}
+
 /// The decision. `bodies` are what an earlier [`Verdict::NeedBodies`] asked for; a body that is
 /// damaged is given as `None`.
 pub fn decide(
@@ -182,7 +257,10 @@ pub fn decide(
     if let Some(reason) = refusal(arrival, view) {
         return Verdict::Refuse(reason);
     }
-    let mut accepted = Accepted::default();
+    let mut accepted = Accepted {
+        vanish: arrival.is_vanish.then_some((arrival.pubkey, arrival.version.created_at)),
+        ..Accepted::default()
+    };
     if let Some(holder) = arrival.slot.and_then(|slot| view.holder(slot)) {
         accepted.kills.push((holder.seq, KillCause::Replaced));
     }
@@ -210,6 +288,13 @@ pub fn decide(
     }
     accepted.settle();
     Verdict::Accept(accepted)
+}
+
+impl Arrival {
+    /// The recipient of a wrap that somebody else made.
+    fn recipient(&self) -> Option<&PublicKey> {
+        self.deleters.get(1)
+    }
 }
 
 enum Body {

@@ -3,11 +3,17 @@
 
 use crate::delta::Generation;
 use crate::effect::{
-    Found, IndexPage, IndexRow, Loc, LogEffect, LookupKey, ScanRequest, Seq, StoreEffect,
-    StoreInput, WorldError,
+    Answer, Found, IndexPage, IndexRow, Loc, LogEffect, LookupKey, Question, ScanRequest, Seq,
+    StoreEffect, StoreInput, WorldError,
 };
+use crate::index::Table;
+use crate::index::segments::{Remap, SegmentRow};
+use crate::key::EventKeys;
 use crate::record;
-use proto::Event;
+use crate::rewrite;
+use crate::sums::Resummed;
+use crate::vanish::Purge;
+use proto::{Event, Filter};
 
 /// A segment as the directory lists it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,6 +63,31 @@ pub trait Segments {
     /// # Errors
     /// [`WorldError::Log`]; the process must end.
     fn seal(&self, segment: Seq, length: u32) -> Result<(), WorldError>;
+
+    /// Writes `bytes` at `offset` of a rewritten segment that does not have its name yet; offset 0
+    /// begins it anew. Nothing of it is durable before [`Segments::publish`].
+    ///
+    /// # Errors
+    /// [`WorldError::Log`] when the world fails; whatever was there before still is.
+    fn stage(&self, segment: Seq, offset: u32, bytes: &[u8]) -> Result<(), WorldError>;
+
+    /// Makes a staged segment durable, gives it its name, and makes that durable.
+    ///
+    /// # Errors
+    /// [`WorldError::Log`]; the process must end.
+    fn publish(&self, segment: Seq) -> Result<(), WorldError>;
+
+    /// Removes a segment, durably; one that is gone already is no error.
+    ///
+    /// # Errors
+    /// [`WorldError::Log`]; the process must end.
+    fn unlink(&self, segment: Seq) -> Result<(), WorldError>;
+
+    /// Copies a segment aside, durably, to where nobody reads it any more.
+    ///
+    /// # Errors
+    /// [`WorldError::Log`] when the world fails.
+    fn quarantine(&self, segment: Seq) -> Result<(), WorldError>;
 
     /// Performs one log effect.
     ///
@@ -139,11 +170,60 @@ pub trait Index {
         rows_max: u32,
     ) -> Result<Vec<IndexRow>, WorldError>;
 
+    /// Answers a question of another kind.
+    ///
+    /// # Errors
+    /// [`WorldError::Index`] when the world fails.
+    fn ask(&self, question: &Question) -> Result<Answer, WorldError>;
+
+    /// Requests to vanish whose removals have not ended.
+    ///
+    /// # Errors
+    /// [`WorldError::Index`] when the world fails.
+    fn purges(&self) -> Result<Vec<Purge>, WorldError>;
+
+    /// Goes on with making the sums those of these filters, in one transaction; to be repeated
+    /// until all events are done. Not while anything else writes.
+    ///
+    /// # Errors
+    /// [`WorldError`]; the process must end.
+    fn resum(&self, filters: &[Filter], bodies: &dyn Bodies) -> Result<Resummed, WorldError>;
+
     /// Applies a generation in one transaction; returns what is applied then.
     ///
     /// # Errors
     /// [`WorldError`]; the process must end.
     fn checkpoint(&self, generation: &Generation, bodies: &dyn Bodies) -> Result<Seq, WorldError>;
+
+    /// What the index knows of the log's segments.
+    ///
+    /// # Errors
+    /// [`WorldError::Index`] when the world fails.
+    fn segments(&self) -> Result<Vec<(Seq, SegmentRow)>, WorldError>;
+
+    /// Places of events with sequences `from..=to` in order, the first `rows_max` of them.
+    ///
+    /// # Errors
+    /// [`WorldError::Index`] when the world fails.
+    fn locs(&self, from: Seq, to: Seq, rows_max: usize) -> Result<Vec<IndexRow>, WorldError>;
+
+    /// Moves the places of a rewritten segment's events, in one transaction.
+    ///
+    /// # Errors
+    /// [`WorldError`]; the process must end.
+    fn remap(&self, remap: &Remap) -> Result<(), WorldError>;
+
+    /// Notes the rewritten segments that an index, which is rebuilt from nothing, will point into.
+    ///
+    /// # Errors
+    /// [`WorldError`]; the process must end.
+    fn adopt(&self, segments: &[(Seq, SegmentRow)]) -> Result<(), WorldError>;
+
+    /// Which tables lack a row of an event that has a place, for each event in turn.
+    ///
+    /// # Errors
+    /// [`WorldError::Index`] when the world fails.
+    fn missing_rows(&self, events: &[(Seq, EventKeys)]) -> Result<Vec<Vec<Table>>, WorldError>;
 
     /// Visits everything that the sketch must know.
     ///
@@ -181,8 +261,40 @@ impl<I: Index + ?Sized> Index for &I {
         (**self).expired(unix_s, after, rows_max)
     }
 
+    fn ask(&self, question: &Question) -> Result<Answer, WorldError> {
+        (**self).ask(question)
+    }
+
+    fn purges(&self) -> Result<Vec<Purge>, WorldError> {
+        (**self).purges()
+    }
+
+    fn resum(&self, filters: &[Filter], bodies: &dyn Bodies) -> Result<Resummed, WorldError> {
+        (**self).resum(filters, bodies)
+    }
+
     fn checkpoint(&self, generation: &Generation, bodies: &dyn Bodies) -> Result<Seq, WorldError> {
         (**self).checkpoint(generation, bodies)
+    }
+
+    fn segments(&self) -> Result<Vec<(Seq, SegmentRow)>, WorldError> {
+        (**self).segments()
+    }
+
+    fn locs(&self, from: Seq, to: Seq, rows_max: usize) -> Result<Vec<IndexRow>, WorldError> {
+        (**self).locs(from, to, rows_max)
+    }
+
+    fn remap(&self, remap: &Remap) -> Result<(), WorldError> {
+        (**self).remap(remap)
+    }
+
+    fn adopt(&self, segments: &[(Seq, SegmentRow)]) -> Result<(), WorldError> {
+        (**self).adopt(segments)
+    }
+
+    fn missing_rows(&self, events: &[(Seq, EventKeys)]) -> Result<Vec<Vec<Table>>, WorldError> {
+        (**self).missing_rows(events)
     }
 
     fn sketched(&self, visit: &mut dyn FnMut(Sketched)) -> Result<(), WorldError> {
@@ -213,8 +325,18 @@ pub fn perform<S: Segments>(index: &dyn Index, segments: &S, effect: StoreEffect
             let bodies = locs.iter().map(|loc| segments.body(loc)).collect();
             StoreInput::Fetched { token, bodies }
         }
+        StoreEffect::Survey => StoreInput::Surveyed(rewrite::survey(index, segments)),
+        StoreEffect::Rewrite(job) => rewrite::perform(index, segments, &job)
+            .map_or_else(StoreInput::Failed, StoreInput::Rewritten),
+        StoreEffect::Unlink { segments: gone } => gone
+            .iter()
+            .try_for_each(|segment| segments.unlink(*segment))
+            .map_or_else(StoreInput::Failed, |()| StoreInput::Unlinked),
         StoreEffect::Expired { token, unix_s, after, rows_max } => {
             StoreInput::Expired { token, rows: index.expired(unix_s, after, rows_max) }
+        }
+        StoreEffect::Ask { token, question } => {
+            StoreInput::Answered { token, answer: index.ask(&question) }
         }
     }
 }

@@ -154,6 +154,11 @@ impl Sketch {
             LookupKey::DeletedId(id, by) => self.marker_hash(id, by),
             LookupKey::Slot(slot) => of_slot(1, &slot.0),
             LookupKey::DeletedSlot(slot) => of_slot(2, &slot.0),
+            LookupKey::Vanished(key) => {
+                let mut bytes = [3; 33];
+                bytes[1..].copy_from_slice(&key.0);
+                self.secret.hash64(domain::SKETCH, &bytes)
+            }
         }
     }
 

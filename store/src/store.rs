@@ -12,6 +12,8 @@ use crate::record::KillCause;
 use crate::recovery::Recovered;
 use crate::seam::Sketched;
 use crate::sketch::Sketch;
+use crate::sums::membership;
+use crate::vanish::{Purge, Purges};
 use crate::view::{Answers, Holder, Known, Pin, Retired, View};
 use pending::Pending;
 use proto::nip::nip01::{Slot, SlotKey};
@@ -23,9 +25,13 @@ mod config;
 mod hot;
 mod output;
 mod pending;
+mod purge;
+mod rewriting;
+mod sums;
 
 pub use config::StoreConfig;
 pub use output::{Row, StoreOutput, StoreStats};
+pub use rewriting::CompactionProgress;
 
 /// Expired events that one batch removes at most.
 const EXPIRY_KILLS_MAX: u32 = 256;
@@ -37,8 +43,10 @@ const EXPIRY_INTERVAL_MS: u64 = 10_000;
 enum Read {
     Scan { horizon: Seq, pin: Pin },
     Lookup { pin: Pin },
-    Fetch,
+    Fetch { pin: Pin },
     Expired { pin: Pin },
+    Purge { pin: Pin },
+    Sums { set: u8, horizon: Seq, pin: Pin },
 }
 
 /// One shard's store. Owned by the shard's core; bounded by the sum of its configuration's bounds
@@ -64,6 +72,8 @@ pub struct Store {
     reads: SeededMap<Token, Read>,
     last_token: Token,
     expiry: Expiry,
+    rewriting: rewriting::Rewriting,
+    purges: Purges,
     is_closing: bool,
     stats: StoreStats,
 }
@@ -77,11 +87,13 @@ struct Expiry {
 }
 
 impl Store {
-    /// The store that recovery found; `sketch` covers what the index holds.
+    /// The store that recovery found; `sketch` covers what the index holds, `purges` are the
+    /// removals that have not ended as far as the index knows.
     pub fn open(
         config: StoreConfig,
         recovered: Recovered,
         mut sketch: Sketch,
+        purges: Vec<Purge>,
         now: Now,
         fx: &mut Vec<StoreEffect>,
     ) -> Self {
@@ -100,6 +112,9 @@ impl Store {
         }
         for (slot, _) in open.marked_slots() {
             sketch.insert(&Sketched::Key(LookupKey::DeletedSlot(*slot)));
+        }
+        for (key, _) in open.vanished() {
+            sketch.insert(&Sketched::Key(LookupKey::Vanished(*key)));
         }
         let log = Log::new(LogStart {
             shard: config.shard,
@@ -120,6 +135,8 @@ impl Store {
             reads: SeededMap::with_hasher(config.seed),
             last_token: 0,
             expiry: Expiry::default(),
+            rewriting: rewriting::Rewriting::default(),
+            purges: purge::unfinished(purges, &open, config.seed),
             is_closing: false,
             stats: StoreStats { torn_bytes: recovered.torn_bytes, ..StoreStats::default() },
             open,
@@ -167,7 +184,7 @@ impl Store {
                 self.pending.marked_id(id, by) || current.any(|have| have.marked_id(id, by))
             }
             // A greater time may stand in the index, so memory alone is no answer.
-            LookupKey::DeletedSlot(_) => false,
+            LookupKey::DeletedSlot(_) | LookupKey::Vanished(_) => false,
         };
         is_remembered || !self.sketch.may_know(key)
     }
@@ -194,7 +211,7 @@ impl Store {
 
     /// Generations from the newest to the oldest.
     fn generations(&self) -> impl DoubleEndedIterator<Item = &Generation> {
-        let retired = self.retired.iter().map(|retired| &*retired.generation);
+        let retired = self.retired.iter().filter_map(|retired| retired.generation.as_deref());
         retired.chain(self.frozen.as_deref()).chain(Some(&self.open)).rev()
     }
 
@@ -252,8 +269,9 @@ impl Store {
 
     // --- effects of a decision --------------------------------------------------------------------
 
-    /// Appends an event to the open batch.
+    /// Appends an event to the open batch; `flags` are of [`Loc::LOG_FLAGS`].
     pub fn put(&mut self, event: Event, flags: u8) -> Seq {
+        let flags = flags & Loc::LOG_FLAGS;
         let keys = EventKeys::of(&event.view(), &self.config.secret);
         self.sketch.insert(&Sketched::Id(keys.id));
         for tag in keys.tags.iter().filter(|tag| **tag & SKETCHED_BIT != 0) {
@@ -263,7 +281,8 @@ impl Store {
             self.sketch.insert(&Sketched::Key(LookupKey::Slot(slot)));
         }
         let (seq, at) = self.log.put(&event, flags);
-        self.pending.put(seq, event, flags, at, keys);
+        let sets = membership(&self.config.sync_filters, &event.view());
+        self.pending.put(seq, event, flags | sets, at, keys);
         self.stats.puts += 1;
         seq
     }
@@ -278,6 +297,7 @@ impl Store {
             KillCause::Deleted => self.stats.deleted += 1,
             KillCause::Expired => self.stats.expired += 1,
             KillCause::Operator => self.stats.removed += 1,
+            KillCause::Vanished => self.stats.vanished += 1,
         }
     }
 
@@ -343,7 +363,7 @@ impl Store {
 
     /// Reads bodies by place. Answer: [`StoreOutput::Fetched`].
     pub fn fetch_locs(&mut self, locs: Vec<Loc>, fx: &mut Vec<StoreEffect>) -> Token {
-        let token = self.issue(Read::Fetch);
+        let token = self.issue(Read::Fetch { pin: self.pin.clone() });
         fx.push(StoreEffect::Fetch { token, locs });
         token
     }
@@ -373,6 +393,9 @@ impl Store {
             StoreInput::SegmentSealed { segment } => self.log.sealed(segment),
             StoreInput::LogDurable { through } => self.became_durable(through, now, out),
             StoreInput::Checkpointed { applied } => self.checkpointed(applied),
+            StoreInput::Surveyed(survey) => self.surveyed(survey),
+            StoreInput::Rewritten(outcome) => self.rewritten(outcome, now),
+            StoreInput::Unlinked => self.unlinked(),
             StoreInput::Failed(error) => out.push(StoreOutput::Fatal(error)),
             StoreInput::Scanned { token, request, page } => {
                 let Some(Read::Scan { horizon, pin }) = self.reads.remove(&token) else { return };
@@ -388,12 +411,21 @@ impl Store {
                 });
                 self.answer(token, answer, out);
             }
-            StoreInput::Fetched { token, bodies } => {
-                if self.reads.remove(&token).is_none() {
-                    return;
+            StoreInput::Fetched { token, bodies } => match self.reads.remove(&token) {
+                Some(Read::Purge { pin }) => {
+                    self.purge_bodies(token, bodies, now);
+                    drop(pin);
                 }
-                let answer = bodies.map(|bodies| StoreOutput::Fetched { token, bodies });
-                self.answer(token, answer, out);
+                Some(Read::Fetch { pin }) => {
+                    let answer = bodies.map(|bodies| StoreOutput::Fetched { token, bodies });
+                    self.answer(token, answer, out);
+                    drop(pin);
+                }
+                _ => return,
+            },
+            StoreInput::Answered { token, answer } => {
+                let Some(read) = self.reads.remove(&token) else { return };
+                self.answered(token, read, answer, now, fx, out);
             }
             StoreInput::Expired { token, rows } => {
                 let Some(Read::Expired { pin }) = self.reads.remove(&token) else { return };
@@ -401,6 +433,7 @@ impl Store {
                 drop(pin);
             }
         }
+        self.purge(now, fx);
         self.log.flush(fx);
         self.advance(now, fx);
     }
@@ -449,7 +482,8 @@ impl Store {
         if self.open.is_empty() {
             self.open_since_ms = Some(now.monotonic_ms);
         }
-        let (puts, bytes) = self.pending.settle(framed, &mut self.open, &mut self.hot);
+        let (puts, bytes) =
+            self.pending.settle(framed, &mut self.open, &mut self.hot, &mut self.purges);
         self.stats.batches += 1;
         self.stats.log_bytes += bytes;
         self.durable = through;
@@ -462,7 +496,8 @@ impl Store {
         self.applied = applied;
         self.stats.checkpoints += 1;
         let pin = std::mem::take(&mut self.pin);
-        self.retired.push_back(Retired { generation, pin });
+        self.retired.push_back(Retired { generation: Some(generation), pin });
+        self.rewriting.forget_survey();
         self.expiry.after = None;
     }
 
@@ -503,6 +538,8 @@ impl Store {
                 rows_max: EXPIRY_KILLS_MAX,
             });
         }
+        self.purge(now, fx);
+        self.tick_rewriting(now);
         self.log.flush(fx);
         self.advance(now, fx);
     }
@@ -522,20 +559,29 @@ impl Store {
             && self.open.is_empty()
             && self.frozen.is_none()
             && self.log.is_closed()
+            && !self.rewriting.is_under_way()
+    }
+
+    /// Frees generations that no answer in flight needs.
+    fn free_retired(&mut self) {
+        while self.retired.front().is_some_and(|retired| retired.pin.is_unique()) {
+            self.retired.pop_front();
+        }
     }
 
     /// Frees what nobody can need, starts a due checkpoint, ends a closing store.
     fn advance(&mut self, now: Now, fx: &mut Vec<StoreEffect>) {
-        while self.retired.front().is_some_and(|retired| retired.pin.is_unique()) {
-            self.retired.pop_front();
-        }
-        if self.frozen.is_none() && self.checkpoint_is_due(now) {
+        self.free_retired();
+        let is_free = self.frozen.is_none() && !self.rewriting.is_writing();
+        if is_free && self.checkpoint_is_due(now) {
+            self.open.freeze(now.unix_s);
             let successor = self.open.successor();
             let generation = Arc::new(std::mem::replace(&mut self.open, successor));
             self.open_since_ms = None;
             self.frozen = Some(generation.clone());
             fx.push(StoreEffect::Checkpoint(Checkpoint { generation }));
         }
+        self.advance_rewriting(now, fx);
         if self.is_closing && self.is_idle() && self.open.is_empty() && self.frozen.is_none() {
             self.log.close(fx);
         }
@@ -547,6 +593,7 @@ impl Store {
             || self.open.bytes_held() >= self.config.delta_bytes_max / 2
             || now.monotonic_ms.saturating_sub(since_ms) >= self.config.checkpoint_after_ms
             || (self.is_closing && self.is_idle())
+            || self.open.first_seq() <= self.rewriting.wanted_through()
     }
 
     // --- gauges -------------------------------------------------------------------------------------
@@ -569,6 +616,7 @@ impl Store {
         StoreStats {
             delta_bytes: self.delta_bytes(),
             delta_events: self.generations().map(Generation::events).sum(),
+            purges: self.purges.len(),
             hot_bytes: self.hot.bytes_held(),
             sketch_bytes: self.sketch.bytes_held(),
             appended: self.appended(),

@@ -137,12 +137,32 @@ impl View<'_> {
         };
         self.store.recall_slot_mark(slot).max(answered)
     }
+
+    /// Up to when a key asked to vanish, inclusive.
+    pub fn vanished_until(&self, key: &PublicKey) -> Option<u32> {
+        let answered = match self.answers.find(&LookupKey::Vanished(*key)) {
+            Some(Found::DeletedUntil(until)) => Some(until),
+            _ => None,
+        };
+        self.store.recall_vanished(key).max(answered)
+    }
+
+    /// Gift wraps to this key that were stored before this sequence are being removed.
+    pub fn wraps_vanish_before(&self, key: &PublicKey) -> Option<Seq> {
+        self.store.wraps_vanish_before(key)
+    }
+
+    /// Whether another request of this key to vanish can be carried out now.
+    pub fn may_vanish(&self, key: &PublicKey) -> bool {
+        self.store.may_vanish(key)
+    }
 }
 
 /// A generation that the index holds by now, kept for answers from before it did.
 #[derive(Debug)]
 pub(crate) struct Retired {
-    pub(crate) generation: Arc<Generation>,
+    /// Nothing when only the reads of its time are waited for.
+    pub(crate) generation: Option<Arc<Generation>>,
     pub(crate) pin: Pin,
 }
 

@@ -1,13 +1,18 @@
 //! What a checkpoint writes: the rows of a frozen generation, sorted per table, because the cost of
 //! a commit is the number of distinct pages it touches.
 
-use super::{META_APPLIED, Table, WriteRows, applied, loc_row, slot_mark};
+use super::segments::Deaths;
+use super::sums::SumChanges;
+use super::{
+    META_APPLIED, ReadRows, Table, WriteRows, applied, loc_row, purge_mark, slot_mark, vanish_mark,
+};
 use crate::delta::Generation;
 use crate::effect::{IndexRow, Seq, WorldError};
 use crate::key::{
     EventKeys, LocRow, Tail, expiry_key, hash_kind_prefix, id_key, loc_key, mark_id_key,
-    mark_slot_key, ordered, push_seq, read_seq,
+    mark_slot_key, ordered, push_seq, read_seq, write_purge,
 };
+use crate::record::KillCause;
 use crate::seam::Bodies;
 use proto::Secret;
 
@@ -48,7 +53,8 @@ impl Rows {
         self.spans.push(Span { from, key_bytes, value_bytes, is_removal });
     }
 
-    fn sort(&mut self) {
+    /// Brings the rows into order.
+    pub fn sort(&mut self) {
         let bytes = &self.bytes;
         let key = |span: &Span| &bytes[span.from..span.from + span.key_bytes as usize];
         // Stable: of two rows with one key the later one is applied last.
@@ -165,19 +171,34 @@ pub fn write_generation(
         )));
     }
     let mut changes = Changes::default();
-    let mut victims: Vec<Seq> =
-        generation.kills().filter(|victim| *victim < generation.first_seq()).collect();
+    let mut deaths = Deaths::default();
+    let mut sums = SumChanges::default();
+    let killed_at = generation.frozen_unix_s();
+    let mut victims: Vec<(Seq, KillCause)> =
+        generation.deaths().map(|(victim, death)| (victim, death.why)).collect();
+    victims.retain(|(victim, _)| *victim < generation.first_seq());
     victims.sort_unstable();
-    for victim in victims {
-        remove_event(to, &mut changes, victim, bodies, secret)?;
+    for (victim, why) in victims {
+        if let Some(row) = remove_event(to, &mut changes, victim, bodies, secret)? {
+            deaths.bury(&row.loc, why, killed_at);
+            sums.remove(&row);
+        }
         if changes.bytes() > REMOVAL_BYTES_MAX {
             changes.apply(to)?;
         }
     }
     changes.apply(to)?;
-    for header in generation.headers().iter().filter(|header| !generation.killed(header.seq)) {
-        changes.put_event(generation, header);
+    for header in generation.headers() {
+        match generation.death(header.seq) {
+            Some(death) => deaths.bury(&header.loc, death.why, killed_at),
+            None => {
+                changes.put_event(generation, header);
+                sums.add(&header.loc, &header.position());
+            }
+        }
     }
+    deaths.rows(to, changes.of(Table::Segment))?;
+    sums.rows(to, changes.of(Table::Sum))?;
     for (id, by) in generation.marked_ids() {
         changes.of(Table::Marker).put(&mark_id_key(id, by), &[]);
     }
@@ -185,11 +206,34 @@ pub fn write_generation(
         let until = until.max(slot_mark(to, slot)?.unwrap_or(0));
         changes.of(Table::Marker).put(&mark_slot_key(slot), &until.to_be_bytes());
     }
+    write_vanishes(to, &mut changes, generation)?;
     let mut last = Vec::new();
     push_seq(&mut last, generation.last_seq());
     changes.of(Table::Meta).put(META_APPLIED, &last);
     changes.apply(to)?;
     Ok(generation.last_seq())
+}
+
+/// Watermarks of keys, and the removals that have begun or ended. Requests of one key have rising
+/// times, so of several in a generation the last one counts.
+fn write_vanishes(
+    to: &dyn WriteRows,
+    changes: &mut Changes,
+    generation: &Generation,
+) -> Result<(), WorldError> {
+    for (key, until) in generation.purged() {
+        if purge_mark(to, key)?.is_some_and(|vanish| vanish.until <= until) {
+            changes.of(Table::Purge).remove(&key.0);
+        }
+    }
+    for (key, vanish) in generation.vanished() {
+        let until = vanish.until.max(vanish_mark(to, key)?.unwrap_or(0));
+        changes.of(Table::Vanish).put(&key.0, &until.to_be_bytes());
+        if generation.purged_until(key).is_none_or(|until| until < vanish.until) {
+            changes.of(Table::Purge).put(&key.0, &write_purge(&vanish));
+        }
+    }
+    Ok(())
 }
 
 fn remove_event(
@@ -198,11 +242,11 @@ fn remove_event(
     victim: Seq,
     bodies: &dyn Bodies,
     secret: &Secret,
-) -> Result<(), WorldError> {
-    let Some(row) = loc_row(to, victim)? else { return Ok(()) };
+) -> Result<Option<IndexRow>, WorldError> {
+    let Some(row) = loc_row(to, victim)? else { return Ok(None) };
     changes.remove_place(&row);
     // Without its body the event's other rows stay behind; lacking a place, they are skipped.
-    let Some(event) = bodies.body(&row.loc)? else { return Ok(()) };
+    let Some(event) = bodies.body(&row.loc)? else { return Ok(Some(row)) };
     let keys = EventKeys::of(&event.view(), secret);
     changes.remove_keys(&keys, victim);
     if let Some(slot) = keys.slot {
@@ -212,5 +256,53 @@ fn remove_event(
             changes.of(Table::Slot).remove(&slot.0);
         }
     }
-    Ok(())
+    Ok(Some(row))
+}
+
+/// Which tables lack a row of an event that has a place, for each event in turn.
+///
+/// # Errors
+/// [`WorldError::Index`] when the world fails.
+pub fn missing_rows(
+    rows: &dyn ReadRows,
+    events: &[(Seq, EventKeys)],
+) -> Result<Vec<Vec<Table>>, WorldError> {
+    events.iter().map(|(seq, keys)| missing_rows_of(rows, *seq, keys)).collect()
+}
+
+fn missing_rows_of(
+    rows: &dyn ReadRows,
+    seq: Seq,
+    keys: &EventKeys,
+) -> Result<Vec<Table>, WorldError> {
+    let tail = Tail::of(keys.created_at, &keys.id, seq);
+    let mut wanted = vec![
+        (Table::Id, id_key(&keys.id, seq)),
+        (Table::Time, ordered(&[], tail)),
+        (Table::Kind, ordered(&keys.kind.to_be_bytes(), tail)),
+        (Table::Author, ordered(&hash_kind_prefix(keys.author, keys.kind), tail)),
+    ];
+    for tag in &keys.tags {
+        wanted.push((Table::Tag, ordered(&hash_kind_prefix(*tag, keys.kind), tail)));
+    }
+    if keys.expires_at != 0 {
+        wanted.push((Table::Expiry, expiry_key(keys.expires_at, seq)));
+    }
+    let mut missing = Vec::new();
+    for (table, key) in wanted {
+        let mut is_there = false;
+        rows.row(table, &key, &mut |_| is_there = true)?;
+        if !is_there {
+            missing.push(table);
+        }
+    }
+    if let Some(slot) = keys.slot {
+        let mut holder = None;
+        rows.row(Table::Slot, &slot.0, &mut |value| holder = read_seq(value))?;
+        if holder != Some(seq) {
+            missing.push(Table::Slot);
+        }
+    }
+    missing.dedup();
+    Ok(missing)
 }

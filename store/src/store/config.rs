@@ -1,6 +1,7 @@
 //! Bounds and secrets of one shard's store.
 
-use proto::{Secret, SeededState};
+use proto::{Filter, Secret, SeededState};
+use std::sync::Arc;
 
 /// Bounds and secrets of one shard's store.
 #[derive(Clone, Debug)]
@@ -21,6 +22,12 @@ pub struct StoreConfig {
     pub hot_bytes_max: usize,
     /// Bytes of the sketch, past which it answers "maybe" to everything.
     pub sketch_bytes_max: usize,
+    /// Share of a segment, in percent, that is dead when it is rewritten.
+    pub dead_percent: u8,
+    /// Time within which the bytes of deleted and vanished events are gone.
+    pub erase_after_s: u64,
+    /// Filters of the sync sets, [`crate::sums::SETS_MAX`] at most; see [`crate::sums`].
+    pub sync_filters: Arc<[Filter]>,
     /// Keys the hashes in the index.
     pub secret: Secret,
     /// Seeds the maps in memory.
@@ -39,6 +46,9 @@ impl StoreConfig {
             batch_bytes_max: 4 << 20,
             hot_bytes_max: 16 << 20,
             sketch_bytes_max: 64 << 20,
+            sync_filters: [Filter::default()].into(),
+            dead_percent: 30,
+            erase_after_s: 86_400,
             secret,
             seed,
         }

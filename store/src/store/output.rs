@@ -3,6 +3,7 @@
 use crate::effect::{Loc, Position, Seq, Token, WorldError};
 use crate::view::Answers;
 use proto::Event;
+use proto::nip::nip77::Accumulator;
 
 /// A visible stored event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +48,13 @@ pub enum StoreOutput {
         /// Rows that were looked at.
         scanned: u32,
     },
+    /// The sums of a sync set: bucket and sum, ascending, empty ones left out.
+    Sums {
+        /// Which read.
+        token: Token,
+        /// The sums.
+        sums: Vec<(u32, Accumulator)>,
+    },
     /// Bodies in the order asked for; `None` where the bytes are damaged.
     Fetched {
         /// Which fetch.
@@ -78,6 +86,12 @@ pub struct StoreStats {
     pub expired: u64,
     /// Events removed by the operator.
     pub removed: u64,
+    /// Events removed because a key asked to vanish.
+    pub vanished: u64,
+    /// Requests to vanish.
+    pub vanishes: u64,
+    /// Requests to vanish whose removals have not ended.
+    pub purges: usize,
     /// Log batches made durable.
     pub batches: u64,
     /// Log bytes made durable.
@@ -89,6 +103,18 @@ pub struct StoreStats {
     /// Bytes past the last whole batch that recovery cut off: what was in flight when the process
     /// before this one ended.
     pub torn_bytes: u64,
+    /// Segments of the log.
+    pub segments: u64,
+    /// Bytes of them.
+    pub segment_bytes: u64,
+    /// Bytes of dead events among them.
+    pub dead_bytes: u64,
+    /// Times that segments were written anew without what is dead in them.
+    pub rewrites: u64,
+    /// Times that this was not possible; [`mod@crate::scrub`] says why.
+    pub rewrites_refused: u64,
+    /// Bytes that rewriting gave back.
+    pub bytes_reclaimed: u64,
     /// Bytes of the delta.
     pub delta_bytes: usize,
     /// Events of the delta.

@@ -1,11 +1,12 @@
 //! What is appended and not yet durable: seen by decisions, not by readers.
 
 use super::hot::Hot;
-use crate::delta::Generation;
+use crate::delta::{Generation, Vanish};
 use crate::effect::{Loc, Seq};
 use crate::key::EventKeys;
 use crate::log::Framed;
 use crate::record::KillCause;
+use crate::vanish::Purges;
 use crate::view::Holder;
 use proto::nip::nip01::{SlotKey, Version};
 use proto::{Event, EventId, PublicKey, SeededMap, SeededState};
@@ -20,6 +21,8 @@ enum Effect {
     Kill { victim: Seq, why: KillCause },
     MarkId { id: EventId, by: PublicKey },
     MarkSlot { slot: SlotKey, until: u32 },
+    Vanish { key: PublicKey, until: u32 },
+    Purged { key: PublicKey, until: u32 },
 }
 
 /// What a put holds besides its entry.
@@ -38,6 +41,7 @@ pub(super) struct Pending {
     dead: SeededMap<Seq, Seq>,
     marked_ids: SeededMap<(EventId, PublicKey), Seq>,
     marked_slots: SeededMap<SlotKey, (Seq, u32)>,
+    vanished: SeededMap<PublicKey, (Seq, u32)>,
     events: usize,
     bytes: usize,
 }
@@ -51,6 +55,7 @@ impl Pending {
             dead: SeededMap::with_hasher(seed),
             marked_ids: SeededMap::with_hasher(seed),
             marked_slots: SeededMap::with_hasher(seed),
+            vanished: SeededMap::with_hasher(seed),
             events: 0,
             bytes: 0,
         }
@@ -83,6 +88,16 @@ impl Pending {
         self.push(seq, Effect::MarkSlot { slot, until });
     }
 
+    pub(super) fn vanish(&mut self, seq: Seq, key: PublicKey, until: u32) {
+        let until = self.vanished_until(&key).unwrap_or(until).max(until);
+        self.vanished.insert(key, (seq, until));
+        self.push(seq, Effect::Vanish { key, until });
+    }
+
+    pub(super) fn purged(&mut self, seq: Seq, key: PublicKey, until: u32) {
+        self.push(seq, Effect::Purged { key, until });
+    }
+
     fn push(&mut self, seq: Seq, effect: Effect) {
         assert!(self.effects.back().is_none_or(|(last, _)| last + 1 == seq), "sequences are dense");
         self.bytes += ENTRY_BYTES;
@@ -109,6 +124,10 @@ impl Pending {
         self.marked_slots.get(slot).map(|(_, until)| *until)
     }
 
+    pub(super) fn vanished_until(&self, key: &PublicKey) -> Option<u32> {
+        self.vanished.get(key).map(|(_, until)| *until)
+    }
+
     pub(super) fn events(&self) -> usize {
         self.events
     }
@@ -117,13 +136,14 @@ impl Pending {
         self.bytes
     }
 
-    /// Moves what became durable into the open generation and the ring of bodies; returns the
-    /// events and the bytes of their bodies.
+    /// Moves what became durable into the open generation, the ring of bodies and the purges;
+    /// returns the events and the bytes of their bodies.
     pub(super) fn settle(
         &mut self,
         framed: Framed,
         open: &mut Generation,
         hot: &mut Hot,
+        purges: &mut Purges,
     ) -> (Vec<(Seq, Event)>, u64) {
         let (mut puts, mut body_bytes) = (Vec::new(), 0);
         while let Some((seq, _)) = self.effects.front()
@@ -163,6 +183,17 @@ impl Pending {
                         self.marked_slots.remove(&slot);
                     }
                     open.mark_slot(seq, slot, until);
+                }
+                Effect::Vanish { key, until } => {
+                    if self.vanished.get(&key).is_some_and(|(by, _)| *by == seq) {
+                        self.vanished.remove(&key);
+                    }
+                    open.vanish(seq, key, until);
+                    purges.begin(key, Vanish { until, seq });
+                }
+                Effect::Purged { key, until } => {
+                    open.end_purge(seq, key, until);
+                    purges.end(&key, until);
                 }
             }
         }
