@@ -4,16 +4,21 @@
 //! the ring of live events. It emits [`StoreEffect`]s and messages to homes; somebody else performs
 //! the one and carries the other.
 
+mod door;
 mod ingest;
 mod query;
+mod recent;
+mod remove;
 
 use crate::counters::ShardCounters;
+use crate::door::{Answer, Question};
 use crate::live::LiveRing;
 use crate::message::{CoreId, QueryId, ShardStats, ToHome, ToShard};
 use ingest::Ingest;
 use proto::verify::Verifier;
 use proto::{Now, SeededMap, SeededState};
 use query::OwnerQuery;
+use remove::Removal;
 use std::collections::VecDeque;
 use store::effect::{StoreEffect, StoreInput, Token, WorldError};
 use store::{Store, StoreOutput};
@@ -31,6 +36,8 @@ pub struct ShardConfig {
     pub verify_slice: usize,
     /// Ids of recent durable events that answer a duplicate without a look at the store.
     pub recent_ids_max: usize,
+    /// Events about which the policy door is asked at once; further ones wait for an answer.
+    pub door_in_flight_max: usize,
     /// Bytes of recent events kept for cores that take live events slowly.
     pub ring_bytes_max: usize,
 }
@@ -42,6 +49,8 @@ pub enum ShardInput {
     From(CoreId, ToShard),
     /// The world answered the store.
     Store(StoreInput),
+    /// The policy door has answered a question.
+    Door(Answer),
     /// Messages of this loop turn are in: verify a slice, let long searches read on, write a
     /// batch, send live events.
     Turn,
@@ -58,6 +67,8 @@ pub struct ShardEffects {
     pub to_home: Vec<(CoreId, ToHome)>,
     /// Work for the store's world, in order.
     pub store: Vec<StoreEffect>,
+    /// Questions for the policy door. Each is answered exactly once with [`ShardInput::Door`].
+    pub door: Vec<Question>,
     /// The store cannot go on: the process must end without another answer.
     pub fatal: Option<WorldError>,
 }
@@ -67,6 +78,7 @@ pub struct ShardEffects {
 enum Waiting {
     Ingest,
     Query(CoreId, QueryId),
+    Removal(Removal),
 }
 
 /// One shard. Owned by one core.
@@ -83,6 +95,8 @@ pub struct Shard {
     searching: VecDeque<(CoreId, QueryId)>,
     waiting: SeededMap<Token, Waiting>,
     live: LiveRing,
+    /// Removals by the operator that wait for room in the store.
+    removals: VecDeque<Removal>,
     /// Imported events whose signature was checked at their first serving.
     proven: proto::SeededSet<u64>,
     counters: ShardCounters,
@@ -98,6 +112,7 @@ impl Shard {
             searching: VecDeque::new(),
             waiting: SeededMap::with_hasher(config.seed),
             live: LiveRing::new(config.cores, config.ring_bytes_max),
+            removals: VecDeque::new(),
             proven: proto::SeededSet::with_hasher(config.seed),
             counters: ShardCounters::default(),
             outputs: Vec::new(),
@@ -112,6 +127,7 @@ impl Shard {
         match input {
             ShardInput::From(core, message) => self.message(now, core, message, fx),
             ShardInput::Store(input) => self.store_input(now, input, fx),
+            ShardInput::Door(answer) => self.door_answered(answer, fx),
             ShardInput::Turn => self.turn(now, fx),
             ShardInput::Tick => self.store.tick(now, &mut fx.store),
             ShardInput::Close => self.store.shutdown(now, &mut fx.store),
@@ -120,12 +136,15 @@ impl Shard {
 
     /// Whether another [`ShardInput::Turn`] has something to do.
     pub fn has_work(&self) -> bool {
-        self.ingest.has_work(self.store.has_room()) || !self.searching.is_empty()
+        let has_room = self.store.has_room();
+        self.ingest.has_work(has_room)
+            || has_room && !self.removals.is_empty()
+            || !self.searching.is_empty()
     }
 
     /// Whether every submitted event has been answered.
     pub fn is_idle(&self) -> bool {
-        self.ingest.is_empty() && self.store.is_idle()
+        self.ingest.is_empty() && self.removals.is_empty() && self.store.is_idle()
     }
 
     /// Whether everything is written down after [`ShardInput::Close`].
@@ -162,18 +181,22 @@ impl Shard {
 
     fn message(&mut self, now: Now, core: CoreId, message: ToShard, fx: &mut ShardEffects) {
         match message {
-            ToShard::Submit { ticket, event, origin } => {
-                self.ingest.submit(core, ticket, event, origin);
+            ToShard::Submit { ticket, event, origin, role, source } => {
+                self.ingest.submit(core, ticket, event, origin, role, source);
             }
             ToShard::Query(query) => self.start_query(now, core, *query, fx),
             ToShard::More { query, rows, limits, deadline_ms } => {
                 self.more(now, (core, query), rows, &limits, deadline_ms, fx);
             }
+            ToShard::Sums { query, set } => self.start_sums((core, query), set, fx),
             ToShard::Cancel { query } => self.cancel((core, query)),
             ToShard::Uninterest { subscriptions } => {
                 self.live.remove(usize::from(core), subscriptions);
             }
             ToShard::LiveCredit { events } => self.live.grant(usize::from(core), events),
+            ToShard::Remove { query, ids, ban } => {
+                self.removals.push_back(Removal { core, query, ids, ban });
+            }
             ToShard::Stats { query } => {
                 let stats = Box::new(self.stats());
                 fx.to_home.push((core, ToHome::Stats { query, stats }));
@@ -193,7 +216,10 @@ impl Shard {
     fn store_output(&mut self, output: StoreOutput, fx: &mut ShardEffects) {
         match output {
             StoreOutput::Durable { through, puts } => self.durable(through, puts, fx),
-            StoreOutput::Looked { token, answers } => self.looked(token, answers, fx),
+            StoreOutput::Looked { token, answers } => match self.waiting.remove(&token) {
+                Some(Waiting::Removal(removal)) => self.remove(&removal, &answers, fx),
+                _ => self.looked(token, answers, fx),
+            },
             StoreOutput::Rows { token, rows, complete_to, scanned } => {
                 self.counters.rows_scanned += u64::from(scanned);
                 if let Some(Waiting::Query(core, id)) = self.waiting.remove(&token) {
@@ -203,19 +229,24 @@ impl Shard {
             StoreOutput::Fetched { token, bodies } => match self.waiting.remove(&token) {
                 Some(Waiting::Query(core, id)) => self.bodies((core, id), bodies, fx),
                 Some(Waiting::Ingest) => self.victims(token, bodies, fx),
-                None => {}
+                Some(Waiting::Removal(_)) | None => {}
             },
             StoreOutput::Failed { token, .. } => match self.waiting.remove(&token) {
                 Some(Waiting::Query(core, id)) => self.fail_query((core, id), fx),
                 Some(Waiting::Ingest) => self.lookup_failed(token, fx),
+                Some(Waiting::Removal(removal)) => self.removal_failed(&removal, fx),
                 None => {}
             },
+            StoreOutput::Sums { token, .. } => {
+                self.waiting.remove(&token);
+            }
             StoreOutput::Fatal(error) => fx.fatal = Some(error),
         }
     }
 
     fn turn(&mut self, now: Now, fx: &mut ShardEffects) {
         self.ingest_turn(fx);
+        self.start_removals(fx);
         self.search_slice(now, fx);
         self.store.flush(now, &mut fx.store);
         let to_home = &mut fx.to_home;
