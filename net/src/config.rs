@@ -7,7 +7,7 @@ use crate::rate::Rate;
 use proto::Limits;
 
 /// Fragments of one message.
-pub const FRAGMENTS_MAX: u8 = 64;
+pub const FRAGMENTS_MAX: u32 = 64;
 /// Keys that one connection may authenticate.
 pub const AUTH_KEYS_MAX: usize = 16;
 /// Bytes that unfinished messages and parked input of one core may hold.
@@ -115,7 +115,7 @@ pub struct ConnConfig {
     /// unfinished messages may not grow past 16 KiB.
     pub input_bytes_max: usize,
     /// Fragments of one message.
-    pub fragments_max: u8,
+    pub fragments_max: u32,
     /// Keys that one connection may authenticate.
     pub auth_keys_max: usize,
     /// Whether a client must authenticate before anything else.

@@ -1,6 +1,6 @@
 //! Names of every way a connection ends or is refused, and the counters of one core.
 
-use crate::ws::CloseCode;
+use crate::ws::{CloseCode, Violation};
 use proto::Reason;
 
 macro_rules! close_causes {
@@ -69,6 +69,19 @@ close_causes! {
     Internal, Some(CloseCode::INTERNAL), "internal", "internal error";
 }
 
+impl From<Violation> for CloseCause {
+    fn from(violation: Violation) -> Self {
+        match violation {
+            Violation::Frame(_) => Self::ProtocolViolation,
+            Violation::NotUtf8 => Self::BadUtf8,
+            Violation::NotDeflate => Self::BadDeflate,
+            Violation::TooLong => Self::MessageTooLong,
+            Violation::TooManyFragments => Self::TooManyFragments,
+            Violation::Budget => Self::InputBudget,
+        }
+    }
+}
+
 /// Why admission refused an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
@@ -118,8 +131,6 @@ pub struct NetCounters {
     pub pings: u64,
     /// Keys authenticated.
     pub authenticated: u64,
-    /// Data messages received compressed.
-    pub inflated: u64,
     /// Messages sent compressed.
     pub deflated: u64,
     /// Bytes that sending messages compressed has saved.
@@ -143,7 +154,6 @@ impl Default for NetCounters {
             frames_out: 0,
             pings: 0,
             authenticated: 0,
-            inflated: 0,
             deflated: 0,
             deflate_saved_bytes: 0,
             over_soft: 0,

@@ -6,7 +6,7 @@ use crate::config::Rates;
 use crate::counters::CloseCause;
 use crate::outbox::Pushed;
 use crate::skim::{self, Verb};
-use crate::ws::{CloseCode, Incoming, Opcode, Violation, close};
+use crate::ws::{CloseCode, Incoming, Opcode, close};
 use proto::parse::parse_client_message;
 use proto::{ClientMessage, Event, MessageError, Now, Reason};
 
@@ -34,7 +34,7 @@ impl Conn {
                 Ok(Some(Incoming::Ping)) => self.answer_ping(now_ms, core),
                 Ok(Some(Incoming::Pong)) => {}
                 Ok(Some(Incoming::Close(code))) => self.answer_close(now, code, core),
-                Err(violation) => self.close_open(now, cause_of(violation), core),
+                Err(violation) => self.close_open(now, violation.into(), core),
             }
         }
         // Behind our own Close frame the peer's is still to be found in what came.
@@ -280,17 +280,6 @@ fn unparsed(verb: Verb, rest: &[u8], reason: Reason) -> MessageError {
         Verb::Other => None,
     };
     known.unwrap_or(MessageError::Notice(reason))
-}
-
-fn cause_of(violation: Violation) -> CloseCause {
-    match violation {
-        Violation::Frame(_) => CloseCause::ProtocolViolation,
-        Violation::NotUtf8 => CloseCause::BadUtf8,
-        Violation::NotDeflate => CloseCause::BadDeflate,
-        Violation::TooLong => CloseCause::MessageTooLong,
-        Violation::TooManyFragments => CloseCause::TooManyFragments,
-        Violation::Budget => CloseCause::InputBudget,
-    }
 }
 
 /// Whether a refusal counts towards the limit of invalid messages: what no client sends that means

@@ -26,7 +26,7 @@ pub struct DecoderLimits {
     /// Bytes of one message.
     pub message_bytes_max: usize,
     /// Fragments of one message.
-    pub fragments_max: u8,
+    pub fragments_max: u32,
 }
 
 /// What request heads, unfinished messages and parked input of one core hold, and how much of it
@@ -145,7 +145,7 @@ struct Assembly {
     message_opcode: Option<Opcode>,
     /// Whether `message` is compressed.
     is_compressed: bool,
-    fragments: u8,
+    fragments: u32,
     utf8: Utf8Stream,
     control: Vec<u8>,
     started_ms: u64,
