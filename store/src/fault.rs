@@ -3,10 +3,10 @@
 //! seed.
 
 use crate::effect::{Seq, WorldError};
-use crate::mem::write_into;
+use crate::mem::{no_segment, write_into};
 use crate::seam::{SegmentEntry, Segments};
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 /// What a disk writes as a whole or not at all.
@@ -17,7 +17,7 @@ pub const SECTOR_BYTES: usize = 512;
 pub struct FaultPlan {
     /// Decides which unsynced sectors survive.
     pub seed: u64,
-    /// The operation (counted from 1 over create, write and seal) that reports an error; what it
+    /// The operation (counted from 1 over everything that changes the disk) that reports an error; what it
     /// wrote may or may not survive.
     pub fail_at: Option<u64>,
     /// The operation in the middle of which the machine stops.
@@ -46,6 +46,8 @@ enum Unsynced {
     Create { segment: Seq, header: Vec<u8> },
     Write { segment: Seq, offset: u32, bytes: Vec<u8> },
     Seal { segment: Seq, length: u32 },
+    Publish { segment: Seq, bytes: Vec<u8> },
+    Unlink { segment: Seq },
 }
 
 #[derive(Debug)]
@@ -54,6 +56,8 @@ struct State {
     random: u64,
     counts: FaultCounts,
     unsynced: Vec<Unsynced>,
+    /// Rewritten segments that have no name yet: nothing of them survives.
+    staged: BTreeMap<Seq, Vec<u8>>,
     is_stopped: bool,
 }
 
@@ -103,6 +107,7 @@ impl<S: Segments> FaultSegments<S> {
             random: plan.seed,
             counts: FaultCounts::default(),
             unsynced: Vec::new(),
+            staged: BTreeMap::new(),
             is_stopped: false,
         };
         Self { inner, state: Rc::new(RefCell::new(state)) }
@@ -143,6 +148,24 @@ impl<S: Segments> FaultSegments<S> {
                         self.inner.seal(segment, length)?;
                     }
                 }
+                Unsynced::Unlink { segment } => {
+                    if state.survives() {
+                        self.inner.unlink(segment)?;
+                    }
+                }
+                // The bytes were synced before the name was given, unless syncs do nothing.
+                Unsynced::Publish { segment, bytes } => {
+                    if !state.survives() {
+                        continue;
+                    }
+                    let kept =
+                        if state.plan.skip_sync { vec![0; bytes.len()] } else { bytes.clone() };
+                    self.inner.stage(segment, 0, &kept)?;
+                    self.inner.publish(segment)?;
+                    if state.plan.skip_sync {
+                        self.keep_sectors(&mut state, segment, 0, &bytes)?;
+                    }
+                }
                 Unsynced::Write { segment, offset, bytes } => {
                     self.keep_sectors(&mut state, segment, offset, &bytes)?;
                 }
@@ -154,6 +177,7 @@ impl<S: Segments> FaultSegments<S> {
             random: next.seed,
             counts: FaultCounts { operations: 0, ..counts },
             unsynced: Vec::new(),
+            staged: BTreeMap::new(),
             is_stopped: false,
         };
         Ok(())
@@ -236,6 +260,12 @@ impl<S: Segments> Segments for FaultSegments<S> {
             {
                 entries.push(SegmentEntry { segment: *segment, bytes: header.len() as u64 });
             }
+            if let Unsynced::Unlink { segment } = effect {
+                entries.retain(|entry| entry.segment != *segment);
+            }
+            if let Unsynced::Publish { segment, bytes } = effect {
+                entries.push(SegmentEntry { segment: *segment, bytes: bytes.len() as u64 });
+            }
         }
         entries.sort_unstable();
         Ok(entries)
@@ -247,6 +277,12 @@ impl<S: Segments> Segments for FaultSegments<S> {
             match effect {
                 Unsynced::Create { segment, header } if *segment == wanted => {
                     bytes = Ok(header.clone());
+                }
+                Unsynced::Publish { segment, bytes: published } if *segment == wanted => {
+                    bytes = Ok(published.clone());
+                }
+                Unsynced::Unlink { segment } if *segment == wanted => {
+                    bytes = Err(no_segment(wanted));
                 }
                 Unsynced::Write { segment, offset, bytes: written } if *segment == wanted => {
                     if let Ok(bytes) = &mut bytes {
@@ -284,5 +320,35 @@ impl<S: Segments> Segments for FaultSegments<S> {
     fn seal(&self, segment: Seq, length: u32) -> Result<(), WorldError> {
         let effect = Unsynced::Seal { segment, length };
         self.perform_or_lose(segment, effect, |inner| inner.seal(segment, length))
+    }
+
+    fn stage(&self, segment: Seq, offset: u32, bytes: &[u8]) -> Result<(), WorldError> {
+        if let Fate::Fails = self.fate(segment)? {
+            self.state.borrow_mut().counts.failed += 1;
+            return Err(failed(segment, "input/output error"));
+        }
+        let mut state = self.state.borrow_mut();
+        let file = state.staged.entry(segment).or_default();
+        file.truncate(offset as usize);
+        write_into(file, offset as usize, bytes);
+        Ok(())
+    }
+
+    fn publish(&self, segment: Seq) -> Result<(), WorldError> {
+        let staged = self.state.borrow_mut().staged.remove(&segment);
+        let bytes = staged.ok_or_else(|| no_segment(segment))?;
+        let effect = Unsynced::Publish { segment, bytes: bytes.clone() };
+        self.perform_or_lose(segment, effect, |inner| {
+            inner.stage(segment, 0, &bytes)?;
+            inner.publish(segment)
+        })
+    }
+
+    fn unlink(&self, segment: Seq) -> Result<(), WorldError> {
+        self.perform_or_lose(segment, Unsynced::Unlink { segment }, |inner| inner.unlink(segment))
+    }
+
+    fn quarantine(&self, segment: Seq) -> Result<(), WorldError> {
+        self.inner.quarantine(segment)
     }
 }

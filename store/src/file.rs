@@ -29,6 +29,8 @@ pub const PREWRITE_BYTES: u32 = 4 << 20;
 const READ_FILES_MAX: usize = 16;
 /// Extension of segment files.
 const EXTENSION: &str = "seg";
+/// Folder beside the segments for damaged ones that were copied aside.
+const QUARANTINE: &str = "quarantine";
 
 /// Makes the data of a file durable.
 ///
@@ -75,6 +77,8 @@ struct Writing {
 pub struct FileSegments {
     directory: PathBuf,
     writing: RefCell<Option<Writing>>,
+    /// The rewritten segment that has no name yet.
+    staging: RefCell<Option<(Seq, File)>>,
     /// Most recently used last.
     reading: RefCell<Vec<(Seq, File)>>,
 }
@@ -108,6 +112,7 @@ impl FileSegments {
         Self {
             directory: directory.to_owned(),
             writing: RefCell::new(None),
+            staging: RefCell::new(None),
             reading: RefCell::new(Vec::new()),
         }
     }
@@ -166,6 +171,53 @@ impl FileSegments {
             writing.prewritten = prewritten;
         }
         sync_file(&writing.file)
+    }
+
+    fn staged_path(&self, segment: Seq) -> PathBuf {
+        self.path(segment).with_extension("new")
+    }
+
+    fn stage_file(&self, segment: Seq, offset: u32, bytes: &[u8]) -> io::Result<()> {
+        let mut staging = self.staging.borrow_mut();
+        if offset == 0 {
+            let options = OpenOptions::new().write(true).create(true).truncate(true).clone();
+            *staging = Some((segment, options.open(self.staged_path(segment))?));
+        }
+        match staging.as_ref().filter(|(staged, _)| *staged == segment) {
+            Some((_, file)) => file.write_all_at(bytes, u64::from(offset)),
+            None => Err(io::Error::other("the segment is not the one that is being rewritten")),
+        }
+    }
+
+    fn publish_file(&self, segment: Seq) -> io::Result<()> {
+        let staged = self.staging.borrow_mut().take().filter(|(staged, _)| *staged == segment);
+        let Some((_, file)) = staged else {
+            return Err(io::Error::other("the segment is not the one that is being rewritten"));
+        };
+        sync_file_and_length(&file)?;
+        std::fs::rename(self.staged_path(segment), self.path(segment))?;
+        sync_directory(&self.directory)
+    }
+
+    fn unlink_file(&self, segment: Seq) -> io::Result<()> {
+        self.reading.borrow_mut().retain(|(have, _)| *have != segment);
+        match std::fs::remove_file(self.path(segment)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        sync_directory(&self.directory)
+    }
+
+    fn quarantine_file(&self, segment: Seq) -> io::Result<()> {
+        let quarantine = self.directory.join(QUARANTINE);
+        if !quarantine.exists() {
+            std::fs::create_dir(&quarantine)?;
+            sync_directory(&self.directory)?;
+        }
+        let to = quarantine.join(format!("{segment:016x}.{EXTENSION}"));
+        std::fs::copy(self.path(segment), &to)?;
+        sync_file_and_length(&File::open(&to)?)?;
+        sync_directory(&quarantine)
     }
 
     fn seal_file(&self, segment: Seq, length: u32) -> io::Result<()> {
@@ -256,5 +308,21 @@ impl Segments for FileSegments {
 
     fn seal(&self, segment: Seq, length: u32) -> Result<(), WorldError> {
         self.seal_file(segment, length).map_err(|error| failed(segment, &error))
+    }
+
+    fn stage(&self, segment: Seq, offset: u32, bytes: &[u8]) -> Result<(), WorldError> {
+        self.stage_file(segment, offset, bytes).map_err(|error| failed(segment, &error))
+    }
+
+    fn publish(&self, segment: Seq) -> Result<(), WorldError> {
+        self.publish_file(segment).map_err(|error| failed(segment, &error))
+    }
+
+    fn unlink(&self, segment: Seq) -> Result<(), WorldError> {
+        self.unlink_file(segment).map_err(|error| failed(segment, &error))
+    }
+
+    fn quarantine(&self, segment: Seq) -> Result<(), WorldError> {
+        self.quarantine_file(segment).map_err(|error| failed(segment, &error))
     }
 }

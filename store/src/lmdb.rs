@@ -37,7 +37,7 @@ use crate::seam::{Bodies, Index, Sketched};
 use crate::sums::Resummed;
 use crate::vanish::Purge;
 use heed::types::Bytes;
-use heed::{Env, EnvOpenOptions, MdbError, PutFlags, RoTxn, RwTxn, WithoutTls};
+use heed::{CompactionOption, Env, EnvOpenOptions, MdbError, PutFlags, RoTxn, RwTxn, WithoutTls};
 use proto::{Filter, Secret};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -58,6 +58,9 @@ const PAGE_BYTES: usize = 64 << 10;
 
 /// Key of the format version in table `meta`.
 const META_VERSION: &[u8] = b"version";
+
+/// The file that holds the rows.
+const DATA_FILE: &str = "data.mdb";
 
 type TableRows = heed::Database<Bytes, Bytes>;
 
@@ -144,7 +147,7 @@ impl LmdbIndex {
         }
         txn.commit().map_err(|error| failed(&error))?;
         env.prepare_for_closing().wait();
-        let data = temporary.join("data.mdb");
+        let data = temporary.join(DATA_FILE);
         let synced = std::fs::File::open(&data)
             .and_then(|file| sync_file(&file))
             .and_then(|()| sync_directory(&temporary))
@@ -208,6 +211,44 @@ impl LmdbIndex {
         unsafe { self.env.resize(map_bytes) }.map_err(|error| failed(&error))
     }
 
+    /// Closes the files, so that they may be moved.
+    pub fn close(self) {
+        self.env.prepare_for_closing().wait();
+    }
+
+    /// Writes an index anew without the free pages in it, and puts it in place of the old one.
+    ///
+    /// # Errors
+    /// [`WorldError::Index`] when it cannot be opened or the file system fails; the old index is
+    /// there then.
+    pub fn compact(path: &Path, secret: Secret, map_bytes: usize) -> Result<(), WorldError> {
+        let index = Self::open(path, secret, map_bytes)?;
+        let successor = successor_path(path);
+        let copied = remove_directory(&successor)
+            .and_then(|()| std::fs::create_dir(&successor))
+            .map_err(|error| io_failed(&successor, &error))
+            .and_then(|()| {
+                let data = successor.join(DATA_FILE);
+                let copied = index.env.copy_to_path(data, CompactionOption::Enabled);
+                copied.map_err(|error| failed(&error))
+            });
+        index.close();
+        let file = copied?;
+        sync_file(&file).map_err(|error| io_failed(&successor, &error))?;
+        supersede(path)
+    }
+
+    /// Opens the empty successor of the index at `path`, to be filled and, with [`supersede`], put
+    /// in its place. One that an earlier attempt left is removed.
+    ///
+    /// # Errors
+    /// [`WorldError::Index`] when it cannot be made.
+    pub fn successor(path: &Path, secret: Secret, map_bytes: usize) -> Result<Self, WorldError> {
+        let successor = successor_path(path);
+        remove_directory(&successor).map_err(|error| io_failed(&successor, &error))?;
+        Self::open(&successor, secret, map_bytes)
+    }
+
     /// Bytes of the map as it is now.
     pub fn map_bytes(&self) -> usize {
         self.env.info().map_size
@@ -219,6 +260,59 @@ impl LmdbIndex {
     /// [`WorldError::Index`] when the file system fails.
     pub fn file_bytes(&self) -> Result<u64, WorldError> {
         self.env.real_disk_size().map_err(|error| failed(&error))
+    }
+}
+
+/// Where the successor of an index is made.
+fn successor_path(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{name}.next"))
+}
+
+fn remove_directory(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Puts the closed successor of the index at `path` in its place, whole or not at all, and removes
+/// the old one.
+///
+/// # Errors
+/// [`WorldError::Index`] when the file system fails.
+pub fn supersede(path: &Path) -> Result<(), WorldError> {
+    let successor = successor_path(path);
+    let parent = path.parent().unwrap_or(Path::new("."));
+    let exchange = || {
+        let data = std::fs::File::open(successor.join(DATA_FILE))?;
+        sync_file(&data)?;
+        sync_directory(&successor)?;
+        if path.exists() {
+            exchange_names(&successor, path)?;
+        } else {
+            std::fs::rename(&successor, path)?;
+        }
+        sync_directory(parent)?;
+        remove_directory(&successor)
+    };
+    exchange().map_err(|error| io_failed(path, &error))
+}
+
+/// Exchanges two names in one step where the file system can. Where it cannot, a death between two
+/// renames leaves no index, and the next start builds one from the log.
+fn exchange_names(one: &Path, other: &Path) -> std::io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    match renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+            let aside = other.with_extension("old");
+            remove_directory(&aside)?;
+            std::fs::rename(other, &aside)?;
+            std::fs::rename(one, other)?;
+            std::fs::rename(&aside, one)
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -56,7 +56,7 @@ pub fn open_telling<S: Segments>(
 
 /// Makes the sums of the index those of the configured filters. Done before recovery, whose events
 /// are counted as the configuration says.
-fn resum<S: Segments>(
+pub(crate) fn resum<S: Segments>(
     config: &StoreConfig,
     index: &dyn Index,
     segments: &S,
@@ -82,20 +82,29 @@ pub fn recover<S: Segments>(
 ) -> Result<Recovered, OpenError> {
     let layout = layout::settle(config.shard, index, segments)?;
     let mut recovery = Recovery::new(config, index.applied()?, layout)?;
-    loop {
-        match recovery.need() {
-            Need::Read { segment } => recovery.feed(&segments.read(segment)?)?,
-            Need::Apply(generation) => {
-                index.checkpoint(&generation, segments)?;
-                recovery.applied();
-            }
-            Need::Seal { segment, length } => {
-                segments.seal(segment, length)?;
-                recovery.sealed();
-            }
-            Need::Nothing => return Ok(recovery.finish()),
+    while recover_step(&mut recovery, index, segments)? {}
+    Ok(recovery.finish())
+}
+
+/// Does what recovery needs next; whether there was anything.
+pub(crate) fn recover_step<S: Segments>(
+    recovery: &mut Recovery,
+    index: &dyn Index,
+    segments: &S,
+) -> Result<bool, OpenError> {
+    match recovery.need() {
+        Need::Read { segment } => recovery.feed(&segments.read(segment)?)?,
+        Need::Apply(generation) => {
+            index.checkpoint(&generation, segments)?;
+            recovery.applied();
         }
+        Need::Seal { segment, length } => {
+            segments.seal(segment, length)?;
+            recovery.sealed();
+        }
+        Need::Nothing => return Ok(false),
     }
+    Ok(true)
 }
 
 /// The sketch of what the index holds.

@@ -241,6 +241,11 @@ impl Recovery {
         }
     }
 
+    /// Bytes of the segments that have been read.
+    pub fn bytes_read(&self) -> u64 {
+        self.segments[..self.at].iter().map(|placed| placed.bytes).sum()
+    }
+
     /// The index has applied the generation that [`Need::Apply`] named.
     pub fn applied(&mut self) {
         let generation = self.in_apply.take().expect("called in answer to Need::Apply");

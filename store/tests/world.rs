@@ -149,7 +149,7 @@ fn formats_of_other_versions_and_damaged_ones_are_told_apart() {
         std::fs::write(&file, bytes).unwrap();
         DataDirectory::open(&path).unwrap_err().to_string()
     };
-    assert!(with(8, 2).contains("format version 2"));
+    assert!(with(8, 3).contains("format version 3"));
     assert!(with(30, 9).contains("checksum"));
     assert!(with(0, 9).contains("no FORMAT file"));
     std::fs::write(&file, &good[..100]).unwrap();

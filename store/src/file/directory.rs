@@ -2,12 +2,13 @@
 //!
 //! `FORMAT` holds the format version, the node's id, the secret that keys placement and index, and
 //! which shard owns which bucket; `LOCK` holds the id of the process that has the directory open.
-//! `shard-000/log` and `shard-000/index` belong to shard 0, and so on. A directory is made under a
+//! `shard-000/log` and `shard-000/index` belong to shard 0, and so on; after the directory has been
+//! resharded k times they are called `shard-000.k`, and replacing `FORMAT` is what makes them live. A directory is made under a
 //! temporary name and renamed, so one that exists is whole.
 
 use super::{sync_directory, sync_file};
-use proto::Secret;
 use proto::hash::BUCKETS;
+use proto::{Placement, Secret};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::DirBuilderExt;
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Version of the directory's format that this program writes and reads.
-pub const DIRECTORY_VERSION: u32 = 1;
+pub const DIRECTORY_VERSION: u32 = 2;
 /// Most shards of one directory.
 pub const SHARDS_MAX: u16 = BUCKETS as u16;
 
@@ -29,7 +30,9 @@ const LOCK_PAUSE: Duration = Duration::from_millis(20);
 const FORMAT_MAGIC: &[u8; 8] = b"TURNPIKE";
 const FORMAT_FILE: &str = "FORMAT";
 const LOCK_FILE: &str = "LOCK";
-const FORMAT_BYTES: usize = 8 + 4 + 16 + 16 + 2 + BUCKETS * 2 + 4;
+/// Bytes of a `FORMAT` of version 1, which has no layout.
+const FORMAT_BYTES_1: usize = 8 + 4 + 16 + 16 + 2 + BUCKETS * 2 + 4;
+const FORMAT_BYTES: usize = FORMAT_BYTES_1 + 2;
 
 /// Why a data directory could not be opened or made.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +79,11 @@ pub enum DirectoryError {
     /// A number of shards that cannot be.
     #[error("a data directory has 1 to {SHARDS_MAX} shards, not {0}")]
     Shards(u16),
+    /// The names of layouts have run out.
+    #[error(
+        "this data directory cannot be resharded again: export it and import it into a new one"
+    )]
+    Layouts,
 }
 
 /// What `FORMAT` says.
@@ -87,6 +95,8 @@ pub struct Format {
     pub secret: Secret,
     /// Number of shards.
     pub shards: u16,
+    /// How often the directory has been resharded: names the folders of its shards.
+    pub layout: u16,
     /// Owner of every bucket.
     pub shard_of_bucket: Box<[u16]>,
 }
@@ -113,8 +123,28 @@ impl Format {
             node_id: entropy.node_id,
             secret: Secret(entropy.secret),
             shards,
-            shard_of_bucket: (0..BUCKETS as u16).map(|bucket| bucket % shards).collect(),
+            layout: 0,
+            shard_of_bucket: even_table(shards),
         })
+    }
+
+    /// The same node's format with another number of shards, in the next layout.
+    ///
+    /// # Errors
+    /// [`DirectoryError::Shards`] unless there is at least one shard and a bucket for each.
+    pub fn resharded(&self, shards: u16) -> Result<Self, DirectoryError> {
+        if shards == 0 || shards > SHARDS_MAX {
+            return Err(DirectoryError::Shards(shards));
+        }
+        let layout = self.layout.checked_add(1).ok_or(DirectoryError::Layouts)?;
+        let shard_of_bucket = even_table(shards);
+        Ok(Self { shards, layout, shard_of_bucket, ..self.clone() })
+    }
+
+    /// Which shard owns which key. What is read from a directory is always the even table, so that
+    /// whoever places keys agrees with what is on the disk.
+    pub fn placement(&self) -> Placement {
+        Placement::even(self.secret, self.shards)
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -124,6 +154,7 @@ impl Format {
         out.extend_from_slice(&self.node_id);
         out.extend_from_slice(&self.secret.0);
         out.extend_from_slice(&self.shards.to_le_bytes());
+        out.extend_from_slice(&self.layout.to_le_bytes());
         for shard in &self.shard_of_bucket {
             out.extend_from_slice(&shard.to_le_bytes());
         }
@@ -140,10 +171,11 @@ impl Format {
         if version > DIRECTORY_VERSION {
             return Err(DirectoryError::Newer { path: path.to_owned(), version });
         }
-        if bytes.len() != FORMAT_BYTES {
+        let expected = if version < 2 { FORMAT_BYTES_1 } else { FORMAT_BYTES };
+        if bytes.len() != expected {
             return Err(damaged("it has the wrong length"));
         }
-        let (covered, crc) = bytes.split_at(FORMAT_BYTES - 4);
+        let (covered, crc) = bytes.split_at(expected - 4);
         if crc != crc32c::crc32c(covered).to_le_bytes() {
             return Err(damaged("its checksum is wrong"));
         }
@@ -151,16 +183,24 @@ impl Format {
         node_id.copy_from_slice(&bytes[12..28]);
         let mut secret = [0; 16];
         secret.copy_from_slice(&bytes[28..44]);
-        let mut words = bytes[44..FORMAT_BYTES - 4]
-            .chunks_exact(2)
-            .map(|word| u16::from_le_bytes([word[0], word[1]]));
+        let mut words =
+            covered[44..].chunks_exact(2).map(|word| u16::from_le_bytes([word[0], word[1]]));
         let shards = words.next().unwrap_or(0);
+        let layout = if version < 2 { 0 } else { words.next().unwrap_or(0) };
         let shard_of_bucket: Box<[u16]> = words.collect();
         if shards == 0 || shard_of_bucket.iter().any(|shard| *shard >= shards) {
             return Err(damaged("a bucket belongs to a shard that does not exist"));
         }
-        Ok(Self { node_id, secret: Secret(secret), shards, shard_of_bucket })
+        if shard_of_bucket != even_table(shards) {
+            return Err(damaged("its buckets are not spread as this program spreads them"));
+        }
+        Ok(Self { node_id, secret: Secret(secret), shards, layout, shard_of_bucket })
     }
+}
+
+/// Every bucket's shard, as [`Placement::even`] has it.
+fn even_table(shards: u16) -> Box<[u16]> {
+    (0..BUCKETS as u16).map(|bucket| bucket % shards).collect()
 }
 
 /// An open data directory. The lock lasts as long as this value.
@@ -207,10 +247,7 @@ impl DataDirectory {
             }
             // What is in it, private messages too, is the owner's; others come in through the relay.
             std::fs::DirBuilder::new().mode(DIRECTORY_MODE).create(&temporary)?;
-            for shard in 0..format.shards {
-                std::fs::create_dir_all(log_directory(&temporary, shard))?;
-                sync_directory(&shard_directory(&temporary, shard))?;
-            }
+            make_shards(&temporary, format)?;
             let mut file = File::create(temporary.join(FORMAT_FILE))?;
             file.write_all(&format.encode())?;
             sync_file(&file)?;
@@ -232,6 +269,7 @@ impl DataDirectory {
         let format_path = path.join(FORMAT_FILE);
         let bytes = std::fs::read(&format_path).map_err(io_at(&format_path))?;
         let format = Format::decode(&bytes, &format_path)?;
+        remove_other_layouts(path, format.layout).map_err(io_at(path))?;
         Ok(Self { path: path.to_owned(), format, _lock: lock })
     }
 
@@ -247,21 +285,104 @@ impl DataDirectory {
 
     /// Where the log of a shard is.
     pub fn log_directory(&self, shard: u16) -> PathBuf {
-        log_directory(&self.path, shard)
+        log_directory(&self.path, self.format.layout, shard)
     }
 
     /// Where the index of a shard is.
     pub fn index_directory(&self, shard: u16) -> PathBuf {
-        shard_directory(&self.path, shard).join("index")
+        index_directory(&self.path, self.format.layout, shard)
+    }
+
+    /// Makes the empty folders of another layout, in place of what an earlier attempt left.
+    ///
+    /// # Errors
+    /// [`DirectoryError::Io`] when the file system fails.
+    pub fn prepare(&self, format: &Format) -> Result<(), DirectoryError> {
+        assert_ne!(format.layout, self.format.layout, "the live layout is not prepared again");
+        let prepare = || {
+            remove_other_layouts(&self.path, self.format.layout)?;
+            make_shards(&self.path, format)?;
+            sync_directory(&self.path)
+        };
+        prepare().map_err(io_at(&self.path))
+    }
+
+    /// Where the log of a shard of a layout that is being prepared is.
+    pub fn prepared_log_directory(&self, format: &Format, shard: u16) -> PathBuf {
+        log_directory(&self.path, format.layout, shard)
+    }
+
+    /// Where the index of a shard of a layout that is being prepared is.
+    pub fn prepared_index_directory(&self, format: &Format, shard: u16) -> PathBuf {
+        index_directory(&self.path, format.layout, shard)
+    }
+
+    /// Makes a layout that was prepared and filled the live one, whole or not at all, and removes
+    /// the one before. Nothing of the old one may be open.
+    ///
+    /// # Errors
+    /// [`DirectoryError::Io`] when the file system fails.
+    pub fn switch(&mut self, format: Format) -> Result<(), DirectoryError> {
+        let path = self.path.join(FORMAT_FILE);
+        let temporary = path.with_extension("new");
+        let write = || {
+            let mut file = File::create(&temporary)?;
+            file.write_all(&format.encode())?;
+            sync_file(&file)?;
+            std::fs::rename(&temporary, &path)?;
+            sync_directory(&self.path)
+        };
+        write().map_err(io_at(&path))?;
+        self.format = format;
+        remove_other_layouts(&self.path, self.format.layout).map_err(io_at(&self.path))
     }
 }
 
-fn shard_directory(path: &Path, shard: u16) -> PathBuf {
-    path.join(format!("shard-{shard:03}"))
+/// Makes the folders of a format's shards.
+fn make_shards(path: &Path, format: &Format) -> io::Result<()> {
+    for shard in 0..format.shards {
+        std::fs::create_dir_all(log_directory(path, format.layout, shard))?;
+        sync_directory(&shard_directory(path, format.layout, shard))?;
+    }
+    Ok(())
 }
 
-fn log_directory(path: &Path, shard: u16) -> PathBuf {
-    shard_directory(path, shard).join("log")
+/// Removes the shards of layouts that are not the live one: what a reshard left that was killed
+/// before it switched, or after. Names that are no shard's are left alone.
+fn remove_other_layouts(path: &Path, live: u16) -> io::Result<()> {
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_other = name.to_str().and_then(layout_of).is_some_and(|layout| layout != live);
+        if is_other {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// The layout that a folder named so belongs to; `None` if it is no shard's.
+fn layout_of(name: &str) -> Option<u16> {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let rest = name.strip_prefix("shard-")?;
+    let (shard, layout) = rest.split_once('.').unwrap_or((rest, "0"));
+    let is_shard = shard.len() >= 3 && is_number(shard) && is_number(layout);
+    is_shard.then(|| layout.parse().ok()).flatten()
+}
+
+fn shard_directory(path: &Path, layout: u16, shard: u16) -> PathBuf {
+    if layout == 0 {
+        return path.join(format!("shard-{shard:03}"));
+    }
+    path.join(format!("shard-{shard:03}.{layout}"))
+}
+
+fn log_directory(path: &Path, layout: u16, shard: u16) -> PathBuf {
+    shard_directory(path, layout, shard).join("log")
+}
+
+fn index_directory(path: &Path, layout: u16, shard: u16) -> PathBuf {
+    shard_directory(path, layout, shard).join("index")
 }
 
 fn lock(path: &Path) -> Result<File, DirectoryError> {

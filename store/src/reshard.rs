@@ -1,0 +1,322 @@
+//! Another number of shards: everything that lives is copied from the shards as they are into a new
+//! layout of the directory, and one replacement of `FORMAT` makes that the live one.
+//!
+//! Copied are the events that have a place, with the flags of their records, in order of sequence;
+//! deletion marks and slot watermarks from the log's records, which carry the whole key and slot
+//! where the index has hashes, and which no rewriting drops; watermarks of keys that vanished. A
+//! mark goes to the shard of the key that made it, because every event that it can concern is there
+//! (an author's, or a wrap's recipient's); an operator's ban and a vanished key go to every shard,
+//! where they are asked for whatever the author.
+//!
+//! Removals that a vanish demanded are carried out first, and the watermarks are written before any
+//! event, so that none of the copies is covered by them.
+//!
+//! The old shards are brought up to date and otherwise only read. A copy that was interrupted is
+//! removed at the next opening of the directory, and begun anew.
+
+use crate::effect::{Found, Loc, LookupKey, Seq, WorldError};
+use crate::file::FileSegments;
+use crate::file::directory::{DataDirectory, Format};
+use crate::lmdb::{LmdbIndex, map_bytes_for};
+use crate::offline::{Driver, OfflineError};
+use crate::record::Record;
+use crate::replace::OPERATOR;
+use crate::rewrite::layout::{self, Placed};
+use crate::rewrite::reader::SegmentReader;
+use crate::rewrite::{Places, Refusal};
+use crate::seam::{Index, SegmentEntry, Segments, Sketched};
+use crate::store::StoreConfig;
+use proto::{Event, EventId, Now, Placement, PublicKey, SeededSet};
+use std::collections::BTreeMap;
+
+/// Bytes of events after which a new shard's batch is written.
+const BATCH_BYTES: usize = 1 << 20;
+/// Vanished keys that are written at a time.
+const VANISHES_AT_A_TIME: usize = 256;
+
+/// What was copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resharded {
+    /// Events.
+    pub events: u64,
+    /// Deletion marks, bans and slot watermarks.
+    pub marks: u64,
+    /// Keys that vanished.
+    pub vanished: u64,
+}
+
+/// Gives the directory `shards` shards. `config` is what the stores are opened with; its bounds are
+/// shared out among the new shards. `progress` hears how many of how many bytes of the old log are
+/// copied.
+///
+/// # Errors
+/// [`OfflineError`]; the directory is as it was then.
+pub fn reshard(
+    directory: &mut DataDirectory,
+    shards: u16,
+    config: &StoreConfig,
+    clock: &dyn Fn() -> Now,
+    progress: &mut dyn FnMut(u64, u64),
+    should_stop: &dyn Fn() -> bool,
+) -> Result<Resharded, OfflineError> {
+    let format = directory.format().resharded(shards)?;
+    directory.prepare(&format)?;
+    let old = open_old(directory, config, clock, should_stop)?;
+    let worlds = open_new(directory, &format)?;
+    let mut sinks = Sinks::open(&worlds, &format, config, clock)?;
+    let mut copy = Copy {
+        placement: format.placement(),
+        bans: SeededSet::with_hasher(config.seed),
+        copied: Resharded::default(),
+        bytes_done: 0,
+        bytes: old.iter().map(OldShard::bytes).sum(),
+        progress,
+        should_stop,
+    };
+    copy.vanished(&old, &mut sinks)?;
+    for shard in &old {
+        copy.shard(shard, &mut sinks)?;
+    }
+    let copied = copy.copied;
+    sinks.close()?;
+    for (index, _) in worlds {
+        index.close();
+    }
+    for shard in old {
+        shard.index.close();
+    }
+    directory.switch(format)?;
+    Ok(copied)
+}
+
+/// A shard that is copied from.
+struct OldShard {
+    shard: u16,
+    index: LmdbIndex,
+    segments: FileSegments,
+    applied: Seq,
+    placed: Vec<Placed>,
+}
+
+impl OldShard {
+    fn bytes(&self) -> u64 {
+        self.placed.iter().map(|placed| placed.bytes).sum()
+    }
+}
+
+/// Opens the shards as they are, brings their indexes up to date and ends their removals.
+fn open_old(
+    directory: &DataDirectory,
+    config: &StoreConfig,
+    clock: &dyn Fn() -> Now,
+    should_stop: &dyn Fn() -> bool,
+) -> Result<Vec<OldShard>, OfflineError> {
+    let shards = directory.format().shards;
+    let map_bytes = map_bytes_for(directory.path(), shards);
+    let mut old = Vec::with_capacity(shards.into());
+    for shard in 0..shards {
+        let path = directory.index_directory(shard);
+        let index = LmdbIndex::open(&path, config.secret, map_bytes)?;
+        let segments = FileSegments::open(&directory.log_directory(shard))?;
+        let config = StoreConfig { shard, ..config.clone() };
+        let mut driver = Driver::open(config, &index, &segments, clock)?;
+        while driver.store.is_purging() {
+            if should_stop() {
+                return Err(OfflineError::Stopped);
+            }
+            driver.run(|store, now, fx| store.tick(now, fx))?;
+        }
+        driver.close()?;
+        let applied = index.applied()?;
+        let mut placed = layout::known(shard, &index, &segments)?.placed;
+        // A segment that was created and never written to holds no record.
+        placed.retain(|placed| placed.first_seq <= applied);
+        old.push(OldShard { shard, index, segments, applied, placed });
+    }
+    Ok(old)
+}
+
+fn open_new(
+    directory: &DataDirectory,
+    format: &Format,
+) -> Result<Vec<(LmdbIndex, FileSegments)>, WorldError> {
+    let map_bytes = map_bytes_for(directory.path(), format.shards);
+    let open = |shard| {
+        let index = directory.prepared_index_directory(format, shard);
+        let index = LmdbIndex::open(&index, format.secret, map_bytes)?;
+        Ok((index, FileSegments::open(&directory.prepared_log_directory(format, shard))?))
+    };
+    (0..format.shards).map(open).collect()
+}
+
+/// The new shards' stores.
+struct Sinks<'a> {
+    sinks: Vec<Driver<'a, FileSegments>>,
+    unwritten: Vec<usize>,
+}
+
+impl<'a> Sinks<'a> {
+    fn open(
+        worlds: &'a [(LmdbIndex, FileSegments)],
+        format: &Format,
+        config: &StoreConfig,
+        clock: &'a dyn Fn() -> Now,
+    ) -> Result<Self, OfflineError> {
+        let share = usize::from(format.shards);
+        let open = |(shard, (index, segments)): (usize, &'a (LmdbIndex, FileSegments))| {
+            let config = StoreConfig {
+                shard: shard as u16,
+                delta_bytes_max: (config.delta_bytes_max / share).max(2 * BATCH_BYTES),
+                hot_bytes_max: 0,
+                // Nothing is decided here, so nothing needs to be known quickly.
+                sketch_bytes_max: 4_096,
+                ..config.clone()
+            };
+            Driver::open(config, index, segments, clock)
+        };
+        let sinks = worlds.iter().enumerate().map(open).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { unwritten: vec![0; sinks.len()], sinks })
+    }
+
+    /// Adds to a shard's batch, and writes it when it is long.
+    fn add(
+        &mut self,
+        shard: usize,
+        bytes: usize,
+        add: impl FnOnce(&mut crate::store::Store),
+    ) -> Result<(), WorldError> {
+        add(&mut self.sinks[shard].store);
+        self.unwritten[shard] += bytes;
+        if self.unwritten[shard] >= BATCH_BYTES {
+            self.unwritten[shard] = 0;
+            self.sinks[shard].run(|store, now, fx| store.flush(now, fx))?;
+        }
+        Ok(())
+    }
+
+    fn close(self) -> Result<(), WorldError> {
+        self.sinks.into_iter().try_for_each(|mut sink| {
+            sink.run(|store, now, fx| store.flush(now, fx))?;
+            sink.close()
+        })
+    }
+}
+
+struct Copy<'a> {
+    placement: Placement,
+    /// Every old shard has every ban.
+    bans: SeededSet<EventId>,
+    copied: Resharded,
+    bytes_done: u64,
+    bytes: u64,
+    progress: &'a mut dyn FnMut(u64, u64),
+    should_stop: &'a dyn Fn() -> bool,
+}
+
+impl Copy<'_> {
+    /// Writes every vanished key to every new shard, and lets the removals, which find nothing,
+    /// end.
+    fn vanished(&mut self, old: &[OldShard], sinks: &mut Sinks<'_>) -> Result<(), OfflineError> {
+        let mut vanished: BTreeMap<PublicKey, u32> = BTreeMap::new();
+        for shard in old {
+            let mut keys = Vec::new();
+            shard.index.sketched(&mut |item| {
+                if let Sketched::Key(key @ LookupKey::Vanished(_)) = item {
+                    keys.push(key);
+                }
+            })?;
+            for (key, found) in keys.iter().zip(shard.index.lookup(&keys)?) {
+                if let (LookupKey::Vanished(key), Found::DeletedUntil(until)) = (key, found) {
+                    let latest = vanished.entry(*key).or_insert(until);
+                    *latest = until.max(*latest);
+                }
+            }
+        }
+        self.copied.vanished = vanished.len() as u64;
+        let vanished: Vec<(PublicKey, u32)> = vanished.into_iter().collect();
+        for some in vanished.chunks(VANISHES_AT_A_TIME) {
+            for sink in &mut sinks.sinks {
+                some.iter().for_each(|(key, until)| sink.store.vanish(*key, *until));
+                sink.run(|store, now, fx| store.flush(now, fx))?;
+                while sink.store.is_purging() {
+                    self.check_stop()?;
+                    sink.run(|store, now, fx| store.tick(now, fx))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_stop(&self) -> Result<(), OfflineError> {
+        if (self.should_stop)() { Err(OfflineError::Stopped) } else { Ok(()) }
+    }
+
+    fn shard(&mut self, old: &OldShard, sinks: &mut Sinks<'_>) -> Result<(), OfflineError> {
+        let mut places = Places::new(&old.index, 1, old.applied);
+        for placed in &old.placed {
+            let entry = SegmentEntry { segment: placed.segment, bytes: placed.bytes };
+            let segments: &dyn Segments = &old.segments;
+            let damaged =
+                |error| OfflineError::from(crate::rewrite::damaged(placed.segment, error));
+            let mut reader = SegmentReader::open(old.shard, segments, &entry).map_err(damaged)?;
+            while let Some(batch) = reader.next_batch().map_err(damaged)? {
+                for (seq, record, _) in &batch.records {
+                    self.record(*seq, record, &mut places, sinks)?;
+                }
+                self.check_stop()?;
+                (self.progress)(self.bytes_done + u64::from(batch.offset), self.bytes);
+            }
+            self.bytes_done += placed.bytes;
+        }
+        if let Some(row) = places.peek()? {
+            return Err(Refusal::Misplaced(row.seq).into());
+        }
+        (self.progress)(self.bytes_done, self.bytes);
+        Ok(())
+    }
+
+    fn record(
+        &mut self,
+        seq: Seq,
+        record: &Record<'_>,
+        places: &mut Places<'_>,
+        sinks: &mut Sinks<'_>,
+    ) -> Result<(), OfflineError> {
+        match record {
+            Record::Put { flags, event, .. } => {
+                let Some(row) = places.take(seq)? else { return Ok(()) };
+                if row.position.id != event.id() {
+                    return Err(Refusal::Misplaced(seq).into());
+                }
+                let owner = self.placement.owner(event);
+                let packed = event.packed();
+                let event = Event::from_packed(packed).map_err(|_| Refusal::Misplaced(seq))?;
+                self.copied.events += 1;
+                let flags = flags & Loc::LOG_FLAGS;
+                sinks.add(owner.into(), packed.len(), |store| {
+                    store.put(event, flags);
+                })?;
+            }
+            Record::MarkId { id, by } if *by == OPERATOR => {
+                if self.bans.insert(*id) {
+                    self.copied.marks += 1;
+                    for shard in 0..sinks.sinks.len() {
+                        sinks.add(shard, 65, |store| store.mark_id(*id, *by))?;
+                    }
+                }
+            }
+            Record::MarkId { id, by } => {
+                self.copied.marks += 1;
+                let owner = self.placement.shard_of(by);
+                sinks.add(owner.into(), 65, |store| store.mark_id(*id, *by))?;
+            }
+            Record::MarkSlot { slot, until } => {
+                self.copied.marks += 1;
+                let owner = self.placement.shard_of(&slot.pubkey);
+                sinks.add(owner.into(), 64, |store| store.mark_slot(slot.clone(), *until))?;
+            }
+            Record::Kill { .. } | Record::Vanish { .. } | Record::Purged { .. } => {}
+        }
+        Ok(())
+    }
+}
