@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use store::{
     Bodies, Index, Loc, LogEffect, Segments, Seq, StoreEffect, StoreInput, WorldError, record,
+    rewrite,
 };
 
 /// After a read that had to wait for the disk, reads of the shard go to the pool for this long.
@@ -159,6 +160,28 @@ impl Performer {
                 self.read(now, owner, move |index| {
                     let rows = index.expired(unix_s, after, rows_max);
                     StoreInput::Expired { token, rows }
+                });
+            }
+            StoreEffect::Survey => self.in_pool(owner, false, |index, segments| {
+                StoreInput::Surveyed(rewrite::survey(&**index, &*segments))
+            }),
+            StoreEffect::Rewrite(job) => self.in_pool(owner, true, move |index, segments| {
+                rewrite::perform(&**index, &*segments, &job)
+                    .map_or_else(StoreInput::Failed, StoreInput::Rewritten)
+            }),
+            StoreEffect::Unlink { segments: gone } => {
+                // An open file would keep the bytes on the disk.
+                self.worlds[owner].readers.retain(|(segment, _)| !gone.contains(segment));
+                self.in_pool(owner, false, move |_, segments| {
+                    gone.iter()
+                        .try_for_each(|segment| segments.unlink(*segment))
+                        .map_or_else(StoreInput::Failed, |()| StoreInput::Unlinked)
+                });
+            }
+            StoreEffect::Ask { token, question } => {
+                self.read(now, owner, move |index| {
+                    let answer = index.ask(&question);
+                    StoreInput::Answered { token, answer }
                 });
             }
             StoreEffect::Fetch { token, locs } => match self.fetch_now(owner, &locs) {
