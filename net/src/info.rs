@@ -29,6 +29,10 @@ pub struct RelayDocument {
     /// NIPs that are really on.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub supported_nips: Vec<u16>,
+    /// Version of the negentropy protocol, while NIP-77 is on. No NIP names this field; clients that
+    /// sync look for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negentropy: Option<u8>,
     /// URL of the software.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub software: Option<String>,
@@ -193,6 +197,7 @@ mod tests {
             name: Some("n".into()),
             own_pubkey: Some("aa".into()),
             supported_nips: vec![1, 11],
+            negentropy: Some(1),
             limitation: Limitation {
                 max_limit: Some(500),
                 auth_required: Some(false),
@@ -225,6 +230,7 @@ mod tests {
                 "name": "n",
                 "self": "aa",
                 "supported_nips": [1, 11],
+                "negentropy": 1,
                 "limitation": {"max_limit": 500, "auth_required": false},
                 "fees": {"publication": [{"kinds": [4], "amount": 100, "unit": "msats"}]},
                 "retention": [
