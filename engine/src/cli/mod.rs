@@ -25,6 +25,9 @@ const ADMIN_SOCKET: &str = "admin.sock";
 /// Configuration file that is read when none is named, if it exists.
 const CONFIG_FILE: &str = "turnpike.toml";
 
+/// What is said when the relay that a command spoke to ends.
+const RELAY_GONE: &str = "the relay went away; the same command goes on from here";
+
 /// How the variables that name keys are written.
 const VARIABLE_FORM: &str = "section and key are parted by two underscores, as in \
                              TURNPIKE_NETWORK__LISTEN";

@@ -23,6 +23,7 @@ pub mod reactor;
 pub mod signals;
 pub mod slots;
 pub mod threads;
+pub mod uplink;
 pub mod wake;
 
 mod epoll;
