@@ -5,8 +5,9 @@ use bench::corpus::signer::{Draft, Signer};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use proto::hash::Placement;
 use proto::{ClientMessage, Event, Filter, Limits, Now, Secret, SeededState};
-use shards::home::{Home, HomeConfig, HomeEffects, HomeInput};
-use shards::message::{Client, ToHome, ToShard};
+use shards::door::Asks;
+use shards::home::{Home, HomeConfig, HomeEffects, HomeInput, NegConfig};
+use shards::message::{Client, SUBMIT_CREDIT, ToHome, ToShard};
 use std::hint::black_box;
 use std::sync::Arc;
 
@@ -21,6 +22,11 @@ fn home() -> Home {
         limits: Limits::default(),
         subscriptions_max: 100,
         auth_required: false,
+        public_url: None,
+        filter_bytes_max: 64 << 20,
+        neg: NegConfig::default(),
+        door: Asks::NOTHING,
+        submit_credit: SUBMIT_CREDIT,
         page_bytes_max: 1 << 20,
         seed: SeededState::new(secret),
     })

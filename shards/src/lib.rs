@@ -13,6 +13,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod counters;
+pub mod door;
 pub mod home;
 pub mod live;
 pub mod mesh;
@@ -22,5 +23,5 @@ pub mod route;
 pub mod shard;
 pub mod subindex;
 
-pub use home::{Home, HomeConfig, HomeEffects, HomeInput, Reply};
+pub use home::{Home, HomeConfig, HomeEffects, HomeInput, NegConfig, Reply};
 pub use shard::{Shard, ShardConfig, ShardEffects, ShardInput};

@@ -26,7 +26,8 @@ struct Reader {
 /// The ring. Owned by the shard's core; at most the bytes that it was made with and one event.
 #[derive(Debug)]
 pub struct LiveRing {
-    events: VecDeque<Event>,
+    /// An event that may not be sent any more leaves its index empty.
+    events: VecDeque<Option<Event>>,
     bytes: usize,
     bytes_max: usize,
     /// Index of the oldest event held.
@@ -72,13 +73,22 @@ impl LiveRing {
             return;
         }
         self.bytes += event.packed().len();
-        self.events.push_back(event);
+        self.events.push_back(Some(event));
         while self.events.len() > RING_EVENTS_MAX
             || (self.bytes > self.bytes_max && self.events.len() > 1)
         {
             if let Some(oldest) = self.events.pop_front() {
-                self.bytes -= oldest.packed().len();
+                self.bytes -= oldest.map_or(0, |event| event.packed().len());
                 self.first += 1;
+            }
+        }
+    }
+
+    /// Takes out what is `unwanted` and has not been sent.
+    pub fn forget(&mut self, unwanted: impl Fn(&Event) -> bool) {
+        for place in &mut self.events {
+            if let Some(event) = place.take_if(|event| unwanted(event)) {
+                self.bytes -= event.packed().len();
             }
         }
     }
@@ -123,11 +133,16 @@ impl LiveRing {
                 let count =
                     (head - reader.next).min(u64::from(reader.credit)).min(BATCH_EVENTS_MAX);
                 let start = (reader.next - first) as usize;
-                let events: Arc<[Event]> =
-                    self.events.range(start..start + count as usize).cloned().collect();
+                let run = self.events.range(start..start + count as usize);
+                let events: Arc<[Event]> = run.map_while(Clone::clone).collect();
+                if events.is_empty() {
+                    reader.next += 1;
+                    continue;
+                }
+                let sent = events.len() as u32;
                 send(core, ToHome::Live { first: reader.next, events });
-                reader.next += count;
-                reader.credit -= count as u32;
+                reader.next += u64::from(sent);
+                reader.credit -= sent;
             }
         }
     }

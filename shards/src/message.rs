@@ -9,7 +9,10 @@
 //! batches need the home's credit. Hence no queue between cores can grow without bound, and
 //! replies never wait for requests.
 
-use proto::{Event, Filter, PublicKey, Reason};
+use crate::door;
+use proto::nip::nip45::Hll;
+use proto::nip::nip77::Accumulator;
+use proto::{Event, EventId, Filter, PublicKey, Reason};
 use std::sync::Arc;
 use store::effect::Position;
 
@@ -20,14 +23,18 @@ pub type ShardId = u16;
 /// Position in a shard's ring of live events; starts at 0 with the process, contiguous.
 pub type LiveIndex = u64;
 
-/// Events under way from one home to one shard.
+/// Events under way from one home to one shard, unless [`crate::HomeConfig`] says more.
 pub const SUBMIT_CREDIT: u32 = 256;
+/// Ids in one removal by the operator.
+pub const REMOVE_IDS_MAX: usize = 256;
 /// Query replies under way to one home.
 pub const QUERY_SLOTS: u32 = 512;
 /// Bytes of packed events in one page (a single larger event still makes a page).
 pub const PAGE_BYTES_MAX: usize = 128 * 1024;
 /// Rows in one page.
 pub const PAGE_ROWS_MAX: u32 = 512;
+/// Positions in one page of ids: 36 bytes each, so not much more than a page of events.
+pub const PAGE_IDS_MAX: u32 = 4096;
 /// Live events that a home lets a shard send ahead.
 pub const LIVE_CREDIT: u32 = 1024;
 
@@ -46,6 +53,8 @@ pub struct Client {
 pub struct Ticket {
     /// Who published.
     pub client: Client,
+    /// The home's number of a request to vanish, which several shards have a part in.
+    pub vanish: Option<u32>,
 }
 
 /// Names a query in its home.
@@ -66,6 +75,27 @@ pub enum Origin {
     Import,
     /// `turnpike import --no-verify`: nor does the signature, until the first serving.
     ImportUnverified,
+}
+
+/// What a shard has to do with an event that is submitted to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It owns the event: it decides and stores.
+    Owner,
+    /// The event is a request to vanish that another shard has accepted: this one verifies it and
+    /// takes note that the key vanishes here, too.
+    Witness,
+}
+
+/// Which of the ids of a removal are banned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ban {
+    /// None: a removed event may be published again.
+    None,
+    /// Those that the shard has found.
+    Found,
+    /// All of them, found or not.
+    All,
 }
 
 /// Who reads.
@@ -95,8 +125,16 @@ pub enum QueryMode {
         /// Rows wanted in the first page; 0 asks for none (a live-only subscription).
         first_page_rows: u32,
     },
+    /// Times and ids, in pages.
+    Ids {
+        /// Ids wanted in the first page.
+        first_page_ids: u32,
+    },
     /// The number of matching events; limits do not apply.
-    Count,
+    Count {
+        /// Where in a public key the registers of NIP-45 begin to read, if they are wanted.
+        hll_offset: Option<u8>,
+    },
 }
 
 /// A query as one shard sees it.
@@ -129,11 +167,16 @@ pub enum ToShard {
         event: Event,
         /// Which rules apply.
         origin: Origin,
+        /// What the shard has to do with it.
+        role: Role,
+        /// Who sent it, if the policy door is to be asked about it.
+        source: Option<Arc<door::Source>>,
     },
     /// Install interest, note the horizon, begin to answer. Answers: [`ToHome::Installed`] at once
-    /// if live, then one [`ToHome::Page`], [`ToHome::Counted`] or [`ToHome::QueryFailed`].
+    /// if live, then one [`ToHome::Page`], [`ToHome::Ids`], [`ToHome::Counted`] or
+    /// [`ToHome::QueryFailed`].
     Query(Box<Query>),
-    /// The next page. Answer: [`ToHome::Page`] or [`ToHome::QueryFailed`].
+    /// The next page. Answer: [`ToHome::Page`], [`ToHome::Ids`] or [`ToHome::QueryFailed`].
     More {
         /// Which query.
         query: QueryId,
@@ -143,6 +186,14 @@ pub enum ToShard {
         limits: Arc<[u64]>,
         /// Latest monotonic millisecond at which the shard still works on the page.
         deadline_ms: u64,
+    },
+    /// What does the shard's part of a sync set add up to? Answer: [`ToHome::Sums`] or
+    /// [`ToHome::QueryFailed`].
+    Sums {
+        /// Comes back.
+        query: QueryId,
+        /// Number of the set.
+        set: u8,
     },
     /// The rest of the stored phase is not wanted. A reply under way still comes.
     Cancel {
@@ -158,6 +209,15 @@ pub enum ToShard {
     LiveCredit {
         /// How many.
         events: u32,
+    },
+    /// The operator removes events. Answer: [`ToHome::Removed`].
+    Remove {
+        /// Comes back.
+        query: QueryId,
+        /// Which, at most [`REMOVE_IDS_MAX`]; the shard may own none of them.
+        ids: Arc<[EventId]>,
+        /// Which of them may never come back.
+        ban: Ban,
     },
     /// What does the shard hold? Answer: [`ToHome::Stats`].
     Stats {
@@ -215,6 +275,17 @@ pub enum ToHome {
         id: proto::EventId,
         /// Stored (or passed on), or why not.
         result: Result<(), Reason>,
+        /// What the policy program wants its author to read instead of the reason's own text.
+        note: Option<Arc<str>>,
+        /// The policy program wants its author to believe that it was stored.
+        is_shadowed: bool,
+    },
+    /// Answer to [`ToShard::Remove`], when it is durable.
+    Removed {
+        /// Comes back.
+        query: QueryId,
+        /// The ids that were found here and are gone now, or why nothing was done.
+        result: Result<Vec<EventId>, Reason>,
     },
     /// Interest is installed: live events from `live_from` on belong to the query's subscription,
     /// everything stored before is in its pages.
@@ -239,6 +310,26 @@ pub enum ToHome {
         query: QueryId,
         /// Matching events of this shard.
         count: u64,
+        /// The time was used up: there may be more.
+        is_partial: bool,
+        /// The authors of what was counted, if they were asked for.
+        hll: Option<Box<Hll>>,
+    },
+    /// What the shard's part of a sync set adds up to, in order of bucket.
+    Sums {
+        /// Which query.
+        query: QueryId,
+        /// Bucket of time and the sum of its ids.
+        sums: Box<[(u32, Accumulator)]>,
+    },
+    /// A page of times and ids, in order.
+    Ids {
+        /// Which query.
+        query: QueryId,
+        /// In order, newest first.
+        ids: Vec<Position>,
+        /// Every match up to here has been sent; `None`: there is nothing more.
+        complete_to: Option<Position>,
     },
     /// The query cannot be answered.
     QueryFailed {

@@ -2,10 +2,11 @@
 //! taken at the home before an event costs a message between cores.
 
 use crate::message::Origin;
-use proto::nip::{nip09, nip13, nip40, nip42, nip59, nip70};
+use proto::nip::{nip09, nip13, nip40, nip42, nip59, nip62, nip70};
 use proto::{EventRef, Limits, Now, PublicKey, Reason};
 
-/// Checks what a relay can say about `event` without a store.
+/// Checks what a relay can say about `event` without a store; `public_url` is what it is called
+/// from outside, if it knows.
 ///
 /// # Errors
 /// The [`Reason`] for `OK false`.
@@ -15,6 +16,7 @@ pub fn admit(
     origin: Origin,
     keys: &[PublicKey],
     limits: &Limits,
+    public_url: Option<&str>,
 ) -> Result<(), Reason> {
     if event.kind() == nip42::KIND {
         return Err(Reason::AuthEventAsEvent);
@@ -22,6 +24,9 @@ pub fn admit(
     nip59::check(event)?;
     if event.kind() == nip09::KIND {
         nip09::targets(event)?;
+    }
+    if event.kind() == nip62::KIND {
+        nip62::request(event, public_url)?;
     }
     let expired = nip40::expires_at(event)?.is_some_and(|at| at <= now.unix_s);
     if origin != Origin::Client {

@@ -9,28 +9,41 @@
 //! engine stops reading its connection), so at most one command per client waits here. Replies
 //! from shards are always taken.
 
+mod door;
 mod merge;
+mod neg;
 mod publish;
 mod query;
+mod remove;
+mod slots;
 mod subscription;
+mod vanish;
 
 use crate::counters::HomeCounters;
+use crate::door::{Answer, Asks, ReadQuestion, Source};
 use crate::message::{
-    Client, CoreId, LiveIndex, QUERY_SLOTS, QueryId, Reader, SUBMIT_CREDIT, ShardId, ShardStats,
-    ToHome, ToShard,
+    Client, CoreId, LiveIndex, QueryId, Reader, ShardId, ShardStats, ToHome, ToShard,
 };
 use crate::subindex::{SubIndex, SubscriptionKey};
-use merge::Merge;
+use door::AtDoor;
+use merge::{Merge, Tally};
+pub use neg::NegConfig;
 use proto::message::Completeness;
+use proto::nip::nip45::Hll;
 use proto::{
     ClientMessage, Event, EventId, Filter, Limits, Now, Placement, PublicKey, Reason, SeededMap,
     SeededState, SubscriptionId,
 };
+use publish::Outcome;
+use remove::Removing;
 use slab::Slab;
+use slots::Slots;
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use subscription::Subscription;
+use vanish::Vanish;
 
 /// Longest time that a shard may work on one page or count before it answers with what it has.
 pub const PAGE_DEADLINE_MS: u64 = 5_000;
@@ -53,9 +66,20 @@ pub struct HomeConfig {
     pub subscriptions_max: usize,
     /// Clients must authenticate before anything else.
     pub auth_required: bool,
+    /// This relay's URL, if it knows it: a request to vanish may name it.
+    pub public_url: Option<String>,
     /// Bytes of pages held for clients that read slowly, and as many again of live events held
     /// for them.
     pub page_bytes_max: usize,
+    /// Bytes of open filters and of their index entries; a client may have an eighth.
+    pub filter_bytes_max: usize,
+    /// NIP-77.
+    pub neg: NegConfig,
+    /// What the policy door is asked about.
+    pub door: Asks,
+    /// Events under way to one shard; [`crate::message::SUBMIT_CREDIT`], or more if that many are to
+    /// wait at the policy door.
+    pub submit_credit: u32,
     /// Seed of the maps.
     pub seed: SeededState,
 }
@@ -67,6 +91,14 @@ pub enum HomeInput {
     Message(Client, ClientMessage),
     /// A client proved that it holds a key.
     Authenticated(Client, PublicKey),
+    /// Where a client connects from; tells the policy door, nothing else.
+    Address(Client, IpAddr),
+    /// This client is the operator: it reads everything, and what it publishes is taken as imported.
+    Trusted(Client),
+    /// The policy door has answered a question of this home.
+    Door(Answer),
+    /// What the policy door is asked about from now on (a reloaded configuration).
+    Asks(Asks),
     /// A client is gone.
     Gone(Client),
     /// The client's output is full (`true`) or has room again.
@@ -96,6 +128,15 @@ pub enum HomeInput {
         /// OR-ed.
         filters: Vec<Filter>,
     },
+    /// The operator removes events.
+    Remove {
+        /// The control task.
+        client: Client,
+        /// Which.
+        ids: Vec<EventId>,
+        /// Whether they may never come back.
+        ban: bool,
+    },
     /// What do the shards hold?
     Stats(Client),
     /// A shard answered.
@@ -119,6 +160,8 @@ pub enum Reply {
         id: EventId,
         /// `Ok` or why not.
         result: Result<(), Reason>,
+        /// What the client reads instead of the reason's own text.
+        note: Option<Arc<str>>,
     },
     /// A stored row.
     Stored {
@@ -163,6 +206,30 @@ pub enum Reply {
         sub: Rc<str>,
         /// Why.
         reason: Reason,
+        /// What the client reads instead of the reason's own text.
+        note: Option<Arc<str>>,
+    },
+    /// An answer of a NIP-77 session.
+    NegMsg {
+        /// Whose.
+        client: Client,
+        /// Which.
+        sub: Rc<str>,
+        /// The bytes, not yet hex.
+        message: Vec<u8>,
+    },
+    /// A NIP-77 session cannot go on.
+    NegErr {
+        /// Whose.
+        client: Client,
+        /// Which.
+        sub: Rc<str>,
+        /// Why.
+        reason: Reason,
+        /// What the client reads instead of the reason's own text.
+        note: Option<Arc<str>>,
+        /// The limit that the reason speaks of.
+        records_max: Option<u64>,
     },
     /// A count.
     Count {
@@ -172,6 +239,10 @@ pub enum Reply {
         sub: Rc<str>,
         /// Matching events.
         count: u64,
+        /// A shard stopped before its end: there may be more.
+        approximate: bool,
+        /// The authors, for a filter that NIP-45 gives registers to.
+        hll: Option<Box<Hll>>,
     },
     /// Answer to [`HomeInput::Stats`]: one entry per shard.
     Stats {
@@ -179,6 +250,15 @@ pub enum Reply {
         client: Client,
         /// By shard.
         shards: Vec<ShardStats>,
+    },
+    /// Answer to [`HomeInput::Remove`]: what was removed is gone durably.
+    Removed {
+        /// Who asked.
+        client: Client,
+        /// Events that were there and are gone.
+        count: u64,
+        /// Why it ended before its end; asking again goes on.
+        failed: Option<Reason>,
     },
     /// Stop reading from the client.
     Park(Client),
@@ -193,6 +273,8 @@ pub struct HomeEffects {
     pub to_shard: Vec<(ShardId, ToShard)>,
     /// Replies to clients, in order.
     pub replies: Vec<Reply>,
+    /// Questions for the policy door. Each is answered exactly once with [`HomeInput::Door`].
+    pub door: Vec<ReadQuestion>,
 }
 
 /// A command that waits for credit or slots.
@@ -200,12 +282,25 @@ pub struct HomeEffects {
 enum Command {
     Submit(ShardId, ToShard),
     Query(query::Request),
+    NegOpen(Box<neg::Open>),
+    /// Waits for the answer to the session's last message, or for the client to read.
+    NegMsg(Rc<str>, Vec<u8>),
+    /// Waits for the policy door.
+    Read(Box<ClientMessage>),
 }
 
 #[derive(Debug, Default)]
 struct ClientState {
     keys: Option<Arc<[PublicKey]>>,
+    address: Option<IpAddr>,
+    /// What the policy door is told of it, once it has been asked.
+    source: Option<Arc<Source>>,
+    is_trusted: bool,
     subscriptions: Vec<SubscriptionKey>,
+    /// Slots of NIP-77 sessions.
+    sessions: Vec<usize>,
+    /// What its open filters are charged with.
+    filter_bytes: usize,
     parked: Option<Command>,
     paused: bool,
     /// Bytes of stored rows handed to it in the turn `emitted_in`.
@@ -235,18 +330,24 @@ pub struct Home {
     generation: u32,
     /// Submissions that may still be sent, by shard.
     credit: Vec<u32>,
+    /// Reads at the policy door.
+    door: AtDoor,
+    /// Requests to vanish that have not been answered, and, by shard, those that wait for credit.
+    vanishes: SeededMap<u32, Vanish>,
+    waiting_witness: Vec<VecDeque<u32>>,
+    removals: SeededMap<QueryId, Removing>,
     /// Clients waiting for credit, by shard.
     waiting_submit: Vec<VecDeque<Client>>,
-    /// Query replies that may still be asked for.
-    slots: u32,
-    /// Clients waiting for slots, first come first served.
-    waiting_query: VecDeque<Client>,
+    /// Query replies under way, and who waits for one.
+    slots: Slots,
     /// Queries that can go on without an answer from a shard.
     ready: VecDeque<QueryId>,
-    /// Queries that found no free slot for their next page.
-    starved: VecDeque<QueryId>,
     /// Bytes of pages held.
     page_bytes: usize,
+    /// What open filters are charged with, those of sessions included.
+    filter_bytes: usize,
+    /// NIP-77.
+    neg: neg::Sessions,
     /// Subscriptions whose held events go on in the next turn.
     releasing: VecDeque<SubscriptionKey>,
     /// Bytes of held events, counted once for every subscription that waits for them; bounded like
@@ -273,13 +374,17 @@ impl Home {
             queries: Slab::new(),
             gatherings: SeededMap::with_hasher(config.seed),
             generation: 0,
-            credit: vec![SUBMIT_CREDIT; shards],
+            credit: vec![config.submit_credit; shards],
+            door: AtDoor::new(config.seed),
+            vanishes: SeededMap::with_hasher(config.seed),
+            waiting_witness: (0..shards).map(|_| VecDeque::new()).collect(),
+            removals: SeededMap::with_hasher(config.seed),
             waiting_submit: (0..shards).map(|_| VecDeque::new()).collect(),
-            slots: QUERY_SLOTS.max(shards as u32),
-            waiting_query: VecDeque::new(),
+            slots: Slots::new(shards, config.seed),
             ready: VecDeque::new(),
-            starved: VecDeque::new(),
             page_bytes: 0,
+            filter_bytes: 0,
+            neg: neg::Sessions::new(),
             releasing: VecDeque::new(),
             held_bytes: 0,
             live_next: vec![0; shards],
@@ -293,11 +398,23 @@ impl Home {
 
     /// One step. Pure: no clock, no I/O.
     pub fn step(&mut self, now: Now, input: HomeInput, fx: &mut HomeEffects) {
+        if self.neg.are_due(now) {
+            self.neg_look(now, fx);
+        }
         match input {
             HomeInput::Message(client, message) => self.message(now, client, message, fx),
             HomeInput::Authenticated(client, key) => self.authenticated(client, key),
+            HomeInput::Address(client, address) => {
+                let state = self.clients.entry(client).or_default();
+                (state.address, state.source) = (Some(address), None);
+            }
+            HomeInput::Trusted(client) => {
+                self.clients.entry(client).or_default().is_trusted = true;
+            }
+            HomeInput::Door(answer) => self.door_answered(now, answer, fx),
+            HomeInput::Asks(asks) => self.config.door = asks,
             HomeInput::Gone(client) => self.gone(client, fx),
-            HomeInput::Paused(client, paused) => self.pause(client, paused),
+            HomeInput::Paused(client, paused) => self.pause(now, client, paused, fx),
             HomeInput::SlowReader(client, sub) => {
                 self.end_subscription(client, &sub, Some(Reason::SlowReader), fx);
             }
@@ -310,6 +427,7 @@ impl Home {
             HomeInput::ScanCount { client, filters } => {
                 self.start(now, query::Request::scan_count(client, filters), fx);
             }
+            HomeInput::Remove { client, ids, ban } => self.remove(client, ids, ban, fx),
             HomeInput::Stats(client) => self.gather(client, fx),
             HomeInput::From(shard, message) => self.shard_message(now, shard, message, fx),
             HomeInput::Turn => self.turn(now, fx),
@@ -323,7 +441,7 @@ impl Home {
 
     /// Whether [`HomeInput::Turn`] would get anything done.
     pub fn has_work(&self) -> bool {
-        !self.ready.is_empty() || !self.releasing.is_empty()
+        !self.ready.is_empty() || !self.releasing.is_empty() || self.neg.have_work()
     }
 
     /// Counters since the start.
@@ -343,12 +461,19 @@ impl Home {
 
     /// Whether any query is under way, a reply that nobody waits for included.
     pub fn has_queries(&self) -> bool {
-        !self.queries.is_empty() || self.slots < QUERY_SLOTS.max(self.credit.len() as u32)
+        !self.queries.is_empty() || self.slots.are_in_use()
     }
 
     /// Whether submissions of this home are still under way.
     pub fn has_submissions(&self) -> bool {
-        self.credit.iter().any(|credit| *credit < SUBMIT_CREDIT)
+        !self.vanishes.is_empty()
+            || !self.removals.is_empty()
+            || self.credit.iter().any(|credit| *credit < self.config.submit_credit)
+    }
+
+    /// Bytes that open filters are charged with.
+    pub fn filter_bytes(&self) -> usize {
+        self.filter_bytes
     }
 
     fn message(&mut self, now: Now, client: Client, message: ClientMessage, fx: &mut HomeEffects) {
@@ -361,6 +486,18 @@ impl Home {
             ClientMessage::Req(sub, _) | ClientMessage::Count(sub, _) if locked => {
                 self.refuse_query(client, sub.into(), Reason::AuthFirst, fx);
             }
+            ClientMessage::NegOpen(sub, ..) if locked => self.refuse_neg_locked(client, sub, fx),
+            message if self.asks_about(client, &message) => {
+                self.take_to_door(client, message, fx);
+            }
+            message => self.act(now, client, message, fx),
+        }
+    }
+
+    /// Does what an admitted message says.
+    fn act(&mut self, now: Now, client: Client, message: ClientMessage, fx: &mut HomeEffects) {
+        let reader = self.reader(client);
+        match message {
             ClientMessage::Event(event) => self.publish(now, client, event, fx),
             ClientMessage::Req(sub, filters) => {
                 self.counters.queries += 1;
@@ -372,18 +509,27 @@ impl Home {
                 self.start(now, query::Request::count(client, sub, filters, reader), fx);
             }
             ClientMessage::Close(sub) => self.end_subscription(client, &sub, None, fx),
-            // AUTH needs the connection's challenge and never reaches a home; negentropy messages are
-            // answered by the connection.
-            ClientMessage::Auth(_)
-            | ClientMessage::NegOpen(..)
-            | ClientMessage::NegMsg(..)
-            | ClientMessage::NegClose(_) => {}
+            ClientMessage::NegOpen(sub, filter, message) => {
+                self.neg_open(now, client, sub, (*filter, message), fx);
+            }
+            ClientMessage::NegMsg(sub, message) => self.neg_message(now, client, sub, message, fx),
+            ClientMessage::NegClose(sub) => self.neg_close(client, &sub, fx),
+            // AUTH needs the connection's challenge and never reaches a home.
+            ClientMessage::Auth(_) => {}
         }
     }
 
+    /// As whom a client reads.
     fn reader(&self, client: Client) -> Reader {
-        let keys = self.clients.get(&client).and_then(|state| state.keys.clone());
-        Reader::Client(keys.unwrap_or_default())
+        match self.clients.get(&client) {
+            Some(state) if state.is_trusted => Reader::Operator,
+            Some(state) => Reader::Client(state.keys.clone().unwrap_or_default()),
+            None => Reader::Client(Arc::default()),
+        }
+    }
+
+    fn is_trusted(&self, client: Client) -> bool {
+        self.clients.get(&client).is_some_and(|state| state.is_trusted)
     }
 
     fn authenticated(&mut self, client: Client, key: PublicKey) {
@@ -392,14 +538,20 @@ impl Home {
         if !keys.contains(&key) {
             keys.push(key);
         }
-        state.keys = Some(keys.into());
+        (state.keys, state.source) = (Some(keys.into()), None);
     }
 
     fn gone(&mut self, client: Client, fx: &mut HomeEffects) {
         let Some(state) = self.clients.remove(&client) else { return };
+        if let Some(Command::Submit(_, ToShard::Submit { ticket, .. })) = &state.parked
+            && let Some(number) = ticket.vanish
+        {
+            self.vanishes.remove(&number);
+        }
         for key in state.subscriptions {
             self.drop_subscription(key, fx);
         }
+        self.neg_gone(&state.sessions, fx);
         let queries: Vec<QueryId> = self.queries_of(client);
         for id in queries {
             self.drop_query(id, fx);
@@ -434,33 +586,46 @@ impl Home {
 
     fn shard_message(&mut self, now: Now, shard: ShardId, message: ToHome, fx: &mut HomeEffects) {
         match message {
-            ToHome::Outcome { ticket, id, result } => {
-                self.outcome(shard, ticket, id, result, fx);
+            ToHome::Outcome { ticket, id, result, note, is_shadowed } => {
+                self.outcome(shard, ticket, id, Outcome { result, note, is_shadowed }, fx);
             }
             ToHome::Installed { query, live_from, next } => {
                 self.installed(now, shard, query, (live_from, next), fx);
             }
             ToHome::Page { query, page } => {
                 self.page(now, shard, query, page, fx);
-                self.slot_returned(now, fx);
+                self.slot_returned(now, query, fx);
             }
-            ToHome::Counted { query, count } => {
-                self.counted(shard, query, count, fx);
-                self.slot_returned(now, fx);
+            ToHome::Counted { query, count, is_partial, hll } => {
+                self.counted(shard, query, Tally { count, is_partial, hll }, fx);
+                self.slot_returned(now, query, fx);
             }
             ToHome::QueryFailed { query, reason } => {
-                self.fail_query(query, reason, fx);
-                self.slot_returned(now, fx);
+                if neg::is_session(query) {
+                    self.neg_failed(now, query, reason, fx);
+                } else {
+                    self.fail_query(query, reason, fx);
+                }
+                self.slot_returned(now, query, fx);
+            }
+            ToHome::Ids { query, ids, complete_to } => {
+                self.neg_ids(now, shard, query, (ids, complete_to), fx);
+                self.slot_returned(now, query, fx);
+            }
+            ToHome::Sums { query, sums } => {
+                self.neg_sums(now, shard, query, &sums, fx);
+                self.slot_returned(now, query, fx);
             }
             ToHome::Live { first, events } => self.live(now, shard, first, &events, fx),
             ToHome::FellBehind { resume_at } => self.fell_behind(shard, resume_at, fx),
+            ToHome::Removed { query, result } => self.removed(query, result, fx),
             ToHome::Stats { query, stats } => self.gathered(shard, query, *stats, fx),
         }
     }
 
     fn refuse_query(&mut self, client: Client, sub: Rc<str>, reason: Reason, fx: &mut HomeEffects) {
         self.counters.refused.add(reason);
-        fx.replies.push(Reply::Closed { client, sub, reason });
+        fx.replies.push(Reply::Closed { client, sub, reason, note: None });
     }
 
     /// Parks `command` of `client`: it goes on when credit or slots are there.
@@ -470,7 +635,12 @@ impl Home {
             Command::Submit(shard, _) => {
                 self.waiting_submit[usize::from(*shard)].push_back(client);
             }
-            Command::Query(_) => self.waiting_query.push_back(client),
+            Command::Query(_) => self.slots.wait_with_command(client),
+            Command::NegOpen(_) => self.slots.wait_with_command(client),
+            // Goes on with its session.
+            Command::NegMsg(..) => {}
+            // Stands in the queue of the door.
+            Command::Read(_) => {}
         }
         self.clients.entry(client).or_default().parked = Some(command);
         fx.replies.push(Reply::Park(client));

@@ -1,16 +1,34 @@
 //! Publishing: credit per shard, and what comes back.
 
 use super::{Command, Home, HomeEffects, Reply};
-use crate::message::{Client, Origin, ShardId, Ticket, ToShard};
+use crate::message::{Client, Origin, Role, ShardId, Ticket, ToShard};
 use crate::policy;
+use proto::nip::nip62;
 use proto::{Event, EventId, Now, Reason};
+use std::sync::Arc;
+
+/// What a shard says became of an event.
+#[derive(Clone, Debug)]
+pub(super) struct Outcome {
+    pub(super) result: Result<(), Reason>,
+    pub(super) note: Option<Arc<str>>,
+    pub(super) is_shadowed: bool,
+}
+
+impl Outcome {
+    /// Whether the client hears `OK true`.
+    pub(super) fn is_accepted(&self) -> bool {
+        self.result.map_or_else(Reason::is_accepted, |()| true)
+    }
+}
 
 impl Home {
     pub(super) fn publish(&mut self, now: Now, client: Client, event: Event, fx: &mut HomeEffects) {
         if self.draining {
             return self.refuse_event(client, event.view().id(), Reason::ShuttingDown, fx);
         }
-        self.submit(now, client, event, Origin::Client, fx);
+        let origin = if self.is_trusted(client) { Origin::Import } else { Origin::Client };
+        self.submit(now, client, event, origin, fx);
     }
 
     pub(super) fn import(
@@ -35,14 +53,28 @@ impl Home {
     ) {
         let view = event.view();
         let keys = self.clients.get(&client).and_then(|state| state.keys.as_deref());
+        let (limits, public_url) = (&self.config.limits, self.config.public_url.as_deref());
         let admitted =
-            policy::admit(now, &view, origin, keys.unwrap_or_default(), &self.config.limits);
+            policy::admit(now, &view, origin, keys.unwrap_or_default(), limits, public_url);
         if let Err(reason) = admitted {
             return self.refuse_event(client, view.id(), reason, fx);
         }
         self.counters.events += 1;
         let shard = self.config.placement.owner(&view);
-        let message = ToShard::Submit { ticket: Ticket { client }, event, origin };
+        let is_asked_about = match origin {
+            Origin::Client => self.config.door.writes,
+            Origin::Import | Origin::ImportUnverified => self.config.door.imports,
+        };
+        let source = is_asked_about.then(|| self.source(client, origin));
+        let mut ticket = Ticket { client, vanish: None };
+        if view.kind() == nip62::KIND && self.credit.len() > 1 {
+            match self.begin_vanish(client, shard, &event, origin) {
+                Ok(number) => ticket.vanish = Some(number),
+                Err(reason) => return self.refuse_event(client, view.id(), reason, fx),
+            }
+        }
+        let role = Role::Owner;
+        let message = ToShard::Submit { ticket, event, origin, role, source };
         let credit = &mut self.credit[usize::from(shard)];
         if *credit == 0 {
             return self.park(client, Command::Submit(shard, message), fx);
@@ -59,7 +91,7 @@ impl Home {
         fx: &mut HomeEffects,
     ) {
         self.counters.refused.add(reason);
-        fx.replies.push(Reply::Ok { client, id, result: Err(reason) });
+        fx.replies.push(Reply::Ok { client, id, result: Err(reason), note: None });
     }
 
     pub(super) fn outcome(
@@ -67,17 +99,35 @@ impl Home {
         shard: ShardId,
         ticket: Ticket,
         id: EventId,
-        result: Result<(), Reason>,
+        outcome: Outcome,
         fx: &mut HomeEffects,
     ) {
-        fx.replies.push(Reply::Ok { client: ticket.client, id, result });
+        match ticket.vanish {
+            Some(number) => self.vanish_outcome(shard, number, outcome, fx),
+            None => {
+                let Outcome { result, note, .. } = outcome;
+                fx.replies.push(Reply::Ok { client: ticket.client, id, result, note });
+            }
+        }
         self.credit[usize::from(shard)] += 1;
-        while self.credit[usize::from(shard)] > 0 {
-            let Some(client) = self.waiting_submit[usize::from(shard)].pop_front() else { return };
+        self.spend_credit(shard, fx);
+    }
+
+    /// Sends what waits for credit of `shard`: requests to vanish that others have accepted, then
+    /// the commands of parked clients.
+    pub(super) fn spend_credit(&mut self, shard: ShardId, fx: &mut HomeEffects) {
+        let at = usize::from(shard);
+        while self.credit[at] > 0
+            && let Some(number) = self.waiting_witness[at].pop_front()
+        {
+            self.send_witness(shard, number, fx);
+        }
+        while self.credit[at] > 0 {
+            let Some(client) = self.waiting_submit[at].pop_front() else { return };
             // A client that is gone has left the map; one that reconnected has another generation.
             let Some(state) = self.clients.get_mut(&client) else { continue };
             let Some(Command::Submit(shard, message)) = state.parked.take() else { continue };
-            self.credit[usize::from(shard)] -= 1;
+            self.credit[at] -= 1;
             fx.to_shard.push((shard, message));
             fx.replies.push(Reply::Unpark(client));
         }

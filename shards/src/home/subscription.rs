@@ -1,14 +1,22 @@
 //! Live subscriptions: their table, their horizons, and the fan-out of live events to them.
 
 use super::{EMIT_BYTES_MAX, HELD_EVENTS_MAX, Home, HomeEffects, Reply, query};
-use crate::message::{Client, LiveIndex, QueryId, Reader, ShardId, ToShard};
+use crate::message::{Client, LiveIndex, QueryId, ShardId, ToShard};
 use crate::route::Targets;
-use crate::subindex::SubscriptionKey;
+use crate::subindex::{self, SubscriptionKey};
 use proto::nip::{nip17, nip40};
 use proto::{Event, Filter, Now, Reason};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+
+/// One client's part of the bytes that open filters may have: one in this many.
+pub const FILTER_BYTES_SHARE: usize = 8;
+
+/// What open filters cost.
+pub(super) fn filter_bytes(filters: &[Filter]) -> usize {
+    filters.iter().map(subindex::filter_bytes).sum()
+}
 
 /// One live subscription.
 pub(super) struct Subscription {
@@ -26,6 +34,8 @@ pub(super) struct Subscription {
     /// held, in order of arrival.
     pub(super) held: VecDeque<Event>,
     held_bytes: usize,
+    /// What its filters were charged with.
+    filter_bytes: usize,
     /// The last event that was matched against this subscription.
     stamp: u64,
 }
@@ -56,6 +66,8 @@ impl Home {
         self.generation = self.generation.wrapping_add(1);
         let generation = self.generation;
         let shards = usize::from(self.config.placement.shards());
+        let filter_bytes = filter_bytes(&filters);
+        self.charge_filters(request.client, filter_bytes);
         let slot = self.subscriptions.insert(Subscription {
             generation,
             client: request.client,
@@ -66,12 +78,36 @@ impl Home {
             query: None,
             held: VecDeque::new(),
             held_bytes: 0,
+            filter_bytes,
             stamp: 0,
         });
         let key = SubscriptionKey { slot: slot as u32, generation };
         self.index.insert(key, &filters);
         self.clients.entry(request.client).or_default().subscriptions.push(key);
         key
+    }
+
+    /// Whether `client` may keep `filters` open: the core's budget has room, and so has the
+    /// client's share of it.
+    pub(super) fn has_room_for_filters(&self, client: Client, filters: &[Filter]) -> bool {
+        let bytes = filter_bytes(filters);
+        let bytes_max = self.config.filter_bytes_max;
+        let of_client = self.clients.get(&client).map_or(0, |state| state.filter_bytes);
+        self.filter_bytes + bytes <= bytes_max
+            && of_client + bytes <= bytes_max / FILTER_BYTES_SHARE
+    }
+
+    pub(super) fn charge_filters(&mut self, client: Client, bytes: usize) {
+        self.filter_bytes += bytes;
+        self.clients.entry(client).or_default().filter_bytes += bytes;
+    }
+
+    /// What is open no longer costs nothing; the client may be gone already.
+    pub(super) fn release_filters(&mut self, client: Client, bytes: usize) {
+        self.filter_bytes -= bytes;
+        if let Some(state) = self.clients.get_mut(&client) {
+            state.filter_bytes -= bytes;
+        }
     }
 
     pub(super) fn subscription(&mut self, key: SubscriptionKey) -> Option<&mut Subscription> {
@@ -110,6 +146,7 @@ impl Home {
         }
         let ended = self.subscriptions.remove(key.slot as usize);
         self.held_bytes -= ended.held_bytes;
+        self.release_filters(ended.client, ended.filter_bytes);
         if let Some(query) = ended.query {
             self.drop_query(query, fx);
         }
@@ -190,8 +227,11 @@ impl Home {
                 return;
             }
             if is_private {
-                let keys = clients.get(&subscription.client).and_then(|state| state.keys.clone());
-                if !Reader::Client(keys.unwrap_or_default()).may_read(&view) {
+                let may_read = clients.get(&subscription.client).is_some_and(|state| {
+                    state.is_trusted
+                        || nip17::may_read(state.keys.as_deref().unwrap_or_default(), &view)
+                });
+                if !may_read {
                     return;
                 }
             }

@@ -5,16 +5,20 @@
 //! 3. *Id hash.* From here on only the signature can be wrong, so from here on the event is *in
 //!    flight*: a second copy waits for the first, and is looked at anew if the first fails.
 //! 4. *Signature*, in slices, so that readers get their turns.
-//! 5. *Append*: decided once more against what was appended meanwhile, then one batch of effects.
-//! 6. *Durable*: recent ids, live ring, outcome.
+//! 5. *Policy door*, if the home wants it asked; see [`super::door`].
+//! 6. *Append*: decided once more against what was appended meanwhile, then one batch of effects.
+//! 7. *Durable*: recent ids, live ring, outcome.
 //!
 //! No refusal is remembered by id: whoever sends an id with a wrong signature first must not be
 //! able to keep the real event out.
 
+use super::door::AtDoor;
+use super::recent::RecentIds;
 use super::{Shard, ShardConfig, ShardEffects, Waiting};
-use crate::message::{CoreId, Origin, Ticket, ToHome};
+use crate::door;
+use crate::message::{CoreId, Origin, Role, Ticket, ToHome};
 use proto::nip::nip01::{KindClass, class};
-use proto::nip::nip09;
+use proto::nip::{nip09, nip62};
 use proto::verify::VerifyItem;
 use proto::{Event, EventId, PublicKey, Reason, SeededMap, SeededSet};
 use std::collections::VecDeque;
@@ -28,20 +32,36 @@ const TRIAGE_MAX: usize = 256;
 /// Copies of one event that wait for the verdict on the first.
 const WAITERS_MAX: usize = 4;
 
+/// How far an event has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Nothing about it is known to be right.
+    Arrived,
+    /// Id and signature are right; the policy is to be asked.
+    Verified,
+    /// Nothing but the decision stands between it and the log.
+    Cleared,
+}
+
 /// An event on its way.
 #[derive(Clone, Debug)]
-struct Candidate {
-    core: CoreId,
-    ticket: Ticket,
-    event: Event,
-    origin: Origin,
+pub(super) struct Candidate {
+    pub(super) core: CoreId,
+    pub(super) ticket: Ticket,
+    pub(super) event: Event,
+    pub(super) origin: Origin,
+    role: Role,
+    /// Who sent it, if the policy door is to be asked.
+    pub(super) source: Option<Arc<door::Source>>,
+    pub(super) stage: Stage,
     /// What the rules need of the event; `None` for ephemeral events, which meet none.
-    arrival: Option<Box<Arrival>>,
+    pub(super) arrival: Option<Box<Arrival>>,
     /// What the index said, or that it need not be asked. Set with `arrival`: the pin in it keeps
-    /// what memory said at triage in memory until the last decision about this event.
-    answers: Option<Arc<Answers>>,
+    /// what memory said at triage in memory until the last decision about this event, or until the
+    /// event waits at the policy door.
+    pub(super) answers: Option<Arc<Answers>>,
     /// Bodies of events that a deletion names.
-    victims: Vec<(EventId, Option<Event>)>,
+    pub(super) victims: Vec<(EventId, Option<Event>)>,
 }
 
 /// What to do with a candidate now.
@@ -53,48 +73,12 @@ enum Decision {
     NeedBodies(Vec<(EventId, Loc)>),
 }
 
-/// An outcome that waits for durability.
+/// An answer that waits for durability.
 #[derive(Debug)]
 struct Awaiting {
     seq: Seq,
     core: CoreId,
-    ticket: Ticket,
-    id: EventId,
-    result: Result<(), Reason>,
-}
-
-/// Ids that were verified and are durable (or were ephemeral), newest kept. An event that was
-/// replaced or deleted is forgotten, so that its second coming meets the rule and not the ring.
-#[derive(Debug)]
-struct RecentIds {
-    ids: SeededMap<EventId, Option<Seq>>,
-    by_seq: SeededMap<Seq, EventId>,
-    order: VecDeque<EventId>,
-    max: usize,
-}
-
-impl RecentIds {
-    fn insert(&mut self, id: EventId, seq: Option<Seq>) {
-        if self.ids.insert(id, seq).is_none() {
-            self.order.push_back(id);
-        }
-        if let Some(seq) = seq {
-            self.by_seq.insert(seq, id);
-        }
-        if self.order.len() > self.max
-            && let Some(oldest) = self.order.pop_front()
-            && let Some(Some(seq)) = self.ids.remove(&oldest)
-        {
-            self.by_seq.remove(&seq);
-        }
-    }
-
-    fn forget(&mut self, seq: Seq) {
-        // The id stays in the order and falls out of it in time.
-        if let Some(id) = self.by_seq.remove(&seq) {
-            self.ids.remove(&id);
-        }
-    }
+    answer: ToHome,
 }
 
 /// Events of one shard between submission and outcome. Owned by the shard; at most
@@ -102,15 +86,21 @@ impl RecentIds {
 #[derive(Debug)]
 pub(super) struct Ingest {
     inbox: VecDeque<Candidate>,
-    looking: SeededMap<Token, Vec<Candidate>>,
+    pub(super) looking: SeededMap<Token, Vec<Candidate>>,
     fetching: SeededMap<Token, (Candidate, Vec<EventId>)>,
     unverified: VecDeque<Candidate>,
-    /// Ids of `unverified`, each with the copies that wait for its verdict.
-    in_flight: SeededMap<EventId, Vec<Candidate>>,
+    /// Ids of `unverified` and of events at the door, each with the copies that wait for its
+    /// verdict.
+    pub(super) in_flight: SeededMap<EventId, Vec<Candidate>>,
+    pub(super) door: AtDoor,
     awaiting: VecDeque<Awaiting>,
     /// Appended without a look at the signature, not yet durable.
     unproven: SeededSet<Seq>,
-    recent: RecentIds,
+    pub(super) recent: RecentIds,
+    /// Requests to vanish that are appended and not yet durable.
+    vanishing: VecDeque<Seq>,
+    /// Something was appended or passed on since the last turn, and waits for the next one.
+    pub(super) is_turn_due: bool,
 }
 
 impl Ingest {
@@ -123,24 +113,40 @@ impl Ingest {
             in_flight: SeededMap::with_hasher(config.seed),
             awaiting: VecDeque::new(),
             unproven: SeededSet::with_hasher(config.seed),
-            recent: RecentIds {
-                ids: SeededMap::with_hasher(config.seed),
-                by_seq: SeededMap::with_hasher(config.seed),
-                order: VecDeque::new(),
-                max: config.recent_ids_max,
-            },
+            recent: RecentIds::new(config.recent_ids_max, config.seed),
+            door: AtDoor::new(config),
+            vanishing: VecDeque::new(),
+            is_turn_due: false,
         }
     }
 
-    pub(super) fn submit(&mut self, core: CoreId, ticket: Ticket, event: Event, origin: Origin) {
-        let (arrival, answers, victims) = (None, None, Vec::new());
-        self.inbox.push_back(Candidate { core, ticket, event, origin, arrival, answers, victims });
+    pub(super) fn submit(
+        &mut self,
+        core: CoreId,
+        ticket: Ticket,
+        event: Event,
+        origin: Origin,
+        role: Role,
+        source: Option<Arc<door::Source>>,
+    ) {
+        self.inbox.push_back(Candidate {
+            core,
+            ticket,
+            event,
+            origin,
+            role,
+            source,
+            stage: Stage::Arrived,
+            arrival: None,
+            answers: None,
+            victims: Vec::new(),
+        });
     }
 
     /// Whether a turn would get anything done; an import does not move before there is room.
     pub(super) fn has_work(&self, has_room: bool) -> bool {
         let moves = |next: &Candidate| has_room || next.origin == Origin::Client;
-        !self.unverified.is_empty() || self.inbox.front().is_some_and(moves)
+        self.is_turn_due || !self.unverified.is_empty() || self.inbox.front().is_some_and(moves)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -155,6 +161,7 @@ impl Ingest {
             + self.fetching.len()
             + self.unverified.len()
             + waiting
+            + self.door.depth()
             + self.awaiting.len()
     }
 }
@@ -163,6 +170,7 @@ impl Shard {
     pub(super) fn ingest_turn(&mut self, fx: &mut ShardEffects) {
         self.triage(fx);
         self.verify_slice(fx);
+        self.ingest.is_turn_due = false;
     }
 
     fn triage(&mut self, fx: &mut ShardEffects) {
@@ -191,8 +199,12 @@ impl Shard {
                 continue;
             }
             let mut unanswered = Vec::new();
-            if class(view.kind()) != KindClass::Ephemeral {
-                match Arrival::of(&view, &self.config.secret) {
+            if !is_ephemeral(&candidate.event) {
+                let arrival = match candidate.role {
+                    Role::Owner => Arrival::of(&view, &self.config.secret),
+                    Role::Witness => Ok(Arrival::vanish_elsewhere(&view)),
+                };
+                match arrival {
                     Ok(arrival) => {
                         unanswered = self.store.unanswered(arrival.keys());
                         candidate.arrival = Some(Box::new(arrival));
@@ -219,18 +231,18 @@ impl Shard {
     }
 
     fn cheap_refusal(&self, candidate: &Candidate) -> Option<Reason> {
-        if self.ingest.recent.ids.contains_key(&candidate.event.view().id()) {
+        let is_owner = candidate.role == Role::Owner;
+        if is_owner && self.ingest.recent.contains(&candidate.event.view().id()) {
             return Some(Reason::Duplicate);
         }
         (!self.store.has_room()).then_some(Reason::StoreBehind)
     }
 
     pub(super) fn looked(&mut self, token: Token, answers: Answers, fx: &mut ShardEffects) {
-        self.waiting.remove(&token);
         let answers = Arc::new(answers);
         for mut candidate in self.ingest.looking.remove(&token).unwrap_or_default() {
             candidate.answers = Some(answers.clone());
-            self.decide(candidate, fx);
+            self.go_on(candidate, fx);
         }
     }
 
@@ -240,6 +252,7 @@ impl Shard {
         let fetching = self.ingest.fetching.remove(&token).map(|(candidate, _)| candidate);
         for candidate in looking.into_iter().chain(fetching) {
             self.refuse(&candidate, Reason::ReadFailed, fx);
+            self.settled(&candidate);
         }
     }
 
@@ -251,7 +264,15 @@ impl Shard {
     ) {
         let Some((mut candidate, ids)) = self.ingest.fetching.remove(&token) else { return };
         candidate.victims.extend(ids.into_iter().zip(bodies));
-        self.decide(candidate, fx);
+        self.go_on(candidate, fx);
+    }
+
+    /// What a candidate asked the store for is there.
+    fn go_on(&mut self, candidate: Candidate, fx: &mut ShardEffects) {
+        match candidate.stage {
+            Stage::Arrived | Stage::Verified => self.decide(candidate, fx),
+            Stage::Cleared => self.append(candidate, fx),
+        }
     }
 
     fn decision(&self, candidate: &Candidate) -> Decision {
@@ -270,6 +291,10 @@ impl Shard {
     /// What "stored already" means: durable; or about to be; or imported without a look at its
     /// signature, in which case the copy at hand takes its place once verified.
     fn duplicate(&self, candidate: &Candidate, view: &View<'_>) -> Decision {
+        if candidate.role == Role::Witness {
+            // The key has vanished here already, or is about to have.
+            return Decision::Join;
+        }
         let Some(known) = view.id(&candidate.event.view().id()) else {
             return Decision::Refuse(Reason::Duplicate);
         };
@@ -289,14 +314,17 @@ impl Shard {
     fn decide(&mut self, candidate: Candidate, fx: &mut ShardEffects) {
         match self.decision(&candidate) {
             Decision::Refuse(reason) => self.refuse(&candidate, reason, fx),
-            Decision::Join => self.await_durable(&candidate, Err(Reason::Duplicate)),
+            Decision::Join => self.await_durable(&candidate, Err(Reason::Duplicate), fx),
             Decision::NeedBodies(rows) => self.fetch_victims(candidate, rows, fx),
+            Decision::Accept(_) if candidate.stage == Stage::Verified => {
+                self.enter_door(candidate, fx);
+            }
             Decision::Accept(_) => {
                 if !candidate.event.view().id_is_valid() {
                     return self.refuse(&candidate, Reason::IdMismatch, fx);
                 }
                 if candidate.origin == Origin::ImportUnverified && ends_nothing(&candidate.event) {
-                    return self.append(candidate, fx);
+                    return self.ask_or_append(candidate, fx);
                 }
                 self.ingest.in_flight.entry(candidate.event.view().id()).or_default();
                 self.ingest.unverified.push_back(candidate);
@@ -329,49 +357,83 @@ impl Shard {
         self.verifier.verify_batch(&items, &mut verdicts);
         self.counters.verified += count as u64;
         for (mut candidate, is_valid) in slice.into_iter().zip(verdicts) {
-            let id = candidate.event.view().id();
-            let waiters = self.ingest.in_flight.remove(&id).unwrap_or_default();
             if is_valid {
                 if candidate.origin == Origin::ImportUnverified {
                     candidate.origin = Origin::Import;
                 }
-                self.append(candidate, fx);
+                self.ask_or_append(candidate, fx);
             } else {
                 self.refuse(&candidate, Reason::BadSignature, fx);
+                self.settled(&candidate);
             }
-            // Whatever became of the first copy, the others are looked at anew: as duplicates of
-            // what is pending now, or on their own.
-            waiters.into_iter().rev().for_each(|waiter| self.ingest.inbox.push_front(waiter));
         }
     }
 
-    /// Stage 5.
-    fn append(&mut self, candidate: Candidate, fx: &mut ShardEffects) {
-        let view = candidate.event.view();
-        if class(view.kind()) == KindClass::Ephemeral {
-            self.counters.ephemeral += 1;
-            self.ingest.recent.insert(view.id(), None);
-            self.outcome(&candidate, Ok(()), fx);
-            return self.live.push(candidate.event);
+    fn ask_or_append(&mut self, mut candidate: Candidate, fx: &mut ShardEffects) {
+        if candidate.source.is_some() {
+            candidate.stage = Stage::Verified;
+            return self.enter_door(candidate, fx);
         }
-        // Between the decision and the signature other events of the same slot may have come.
+        candidate.stage = Stage::Cleared;
+        self.append(candidate, fx);
+    }
+
+    /// A candidate that copies may be waiting for has come to its end. Whatever became of it, they
+    /// are looked at anew: as duplicates of what is pending now, or on their own.
+    fn settled(&mut self, candidate: &Candidate) {
+        let id = candidate.event.view().id();
+        let was_asked = candidate.stage == Stage::Cleared
+            && candidate.source.is_some()
+            && candidate.origin != Origin::ImportUnverified;
+        if was_asked {
+            self.ingest.door.forget(&id);
+        }
+        // While a copy with a right signature is at the door the others wait for that one.
+        if !self.ingest.door.has(&id) {
+            self.release_copies(&id);
+        }
+    }
+
+    pub(super) fn release_copies(&mut self, id: &EventId) {
+        let copies = self.ingest.in_flight.remove(id).unwrap_or_default();
+        copies.into_iter().rev().for_each(|copy| self.ingest.inbox.push_front(copy));
+    }
+
+    /// Stage 6.
+    pub(super) fn append(&mut self, candidate: Candidate, fx: &mut ShardEffects) {
+        self.ingest.is_turn_due = true;
+        // Between the decision and now other events of the same slot may have come.
         match self.decision(&candidate) {
+            Decision::NeedBodies(rows) => return self.fetch_victims(candidate, rows, fx),
             Decision::Refuse(reason) => self.refuse(&candidate, reason, fx),
-            Decision::Join => self.await_durable(&candidate, Err(Reason::Duplicate)),
-            Decision::NeedBodies(rows) => self.fetch_victims(candidate, rows, fx),
-            Decision::Accept(accepted) => {
-                let flags = match candidate.origin {
-                    Origin::ImportUnverified => Loc::UNVERIFIED,
-                    Origin::Client | Origin::Import => 0,
-                };
-                let seq = self.store.put(candidate.event.clone(), flags);
-                if flags & Loc::UNVERIFIED != 0 {
-                    self.ingest.unproven.insert(seq);
-                }
-                self.apply(accepted, view.pubkey());
-                self.await_durable(&candidate, Ok(()));
+            Decision::Join => self.await_durable(&candidate, Err(Reason::Duplicate), fx),
+            Decision::Accept(_) if is_ephemeral(&candidate.event) => {
+                self.counters.ephemeral += 1;
+                self.ingest.recent.insert(candidate.event.view().id(), None);
+                self.outcome(&candidate, Ok(()), None, fx);
+                self.live.push(candidate.event.clone());
             }
+            Decision::Accept(accepted) => self.store_event(&candidate, accepted, fx),
         }
+        self.settled(&candidate);
+    }
+
+    fn store_event(&mut self, candidate: &Candidate, accepted: Accepted, fx: &mut ShardEffects) {
+        let by = candidate.event.view().pubkey();
+        if candidate.role == Role::Witness {
+            self.apply(accepted, by);
+            return self.await_durable(candidate, Ok(()), fx);
+        }
+        let flags = match candidate.origin {
+            Origin::ImportUnverified => Loc::UNVERIFIED,
+            Origin::Client | Origin::Import => 0,
+        };
+        let seq = self.store.put(candidate.event.clone(), flags);
+        if flags & Loc::UNVERIFIED != 0 {
+            self.ingest.unproven.insert(seq);
+        }
+        self.apply(accepted, by);
+        self.await_durable(candidate, Ok(()), fx);
     }
 
     fn apply(&mut self, accepted: Accepted, by: PublicKey) {
@@ -379,9 +441,10 @@ impl Shard {
             self.ingest.recent.forget(victim);
             match why {
                 KillCause::Replaced => self.counters.replaced += 1,
-                KillCause::Deleted | KillCause::Expired | KillCause::Operator => {
-                    self.counters.deleted += 1;
-                }
+                KillCause::Deleted
+                | KillCause::Expired
+                | KillCause::Operator
+                | KillCause::Vanished => self.counters.deleted += 1,
             }
             self.store.kill(victim, why);
         }
@@ -391,21 +454,56 @@ impl Shard {
         for (slot, until) in accepted.mark_slots {
             self.store.mark_slot(slot, until);
         }
+        if let Some((key, until)) = accepted.vanish {
+            self.counters.vanishes += 1;
+            self.store.vanish(key, until);
+            self.ingest.vanishing.push_back(self.store.appended());
+            // Any of them may be the key's; a copy has to meet the rule from now on.
+            self.ingest.recent.forget_stored();
+        }
     }
 
-    /// The outcome goes out when everything appended so far is durable.
-    fn await_durable(&mut self, candidate: &Candidate, result: Result<(), Reason>) {
-        self.ingest.awaiting.push_back(Awaiting {
-            seq: self.store.appended(),
-            core: candidate.core,
-            ticket: candidate.ticket,
-            id: candidate.event.view().id(),
-            result,
-        });
+    fn await_durable(
+        &mut self,
+        candidate: &Candidate,
+        result: Result<(), Reason>,
+        fx: &mut ShardEffects,
+    ) {
+        let (ticket, id) = (candidate.ticket, candidate.event.view().id());
+        let answer = ToHome::Outcome { ticket, id, result, note: None, is_shadowed: false };
+        self.answer_when_durable(candidate.core, answer, fx);
     }
 
-    /// Stage 6.
+    /// The answer goes out when everything appended so far is durable.
+    pub(super) fn answer_when_durable(
+        &mut self,
+        core: CoreId,
+        answer: ToHome,
+        fx: &mut ShardEffects,
+    ) {
+        let seq = self.store.appended();
+        if seq <= self.store.durable() {
+            return self.tell(core, answer, fx);
+        }
+        self.ingest.awaiting.push_back(Awaiting { seq, core, answer });
+    }
+
+    fn tell(&mut self, core: CoreId, answer: ToHome, fx: &mut ShardEffects) {
+        if let ToHome::Outcome { result: Err(reason), .. } = &answer {
+            self.counters.refused.add(*reason);
+        }
+        fx.to_home.push((core, answer));
+    }
+
+    /// Stage 7.
     pub(super) fn durable(&mut self, through: Seq, puts: Vec<(Seq, Event)>, fx: &mut ShardEffects) {
+        let vanishing = &mut self.ingest.vanishing;
+        if vanishing.front().is_some_and(|seq| *seq <= through) {
+            vanishing.retain(|seq| *seq > through);
+            // What waits to be sent was stored before the request, whatever its sequence was.
+            let store = &self.store;
+            self.live.forget(|event| store.hides(0, &event.view()));
+        }
         for (seq, event) in puts {
             self.counters.accepted += 1;
             if self.ingest.unproven.remove(&seq) {
@@ -413,40 +511,45 @@ impl Shard {
             }
             // What a later effect, not yet durable, is about to end may not answer duplicates any
             // more: its second coming must meet the rule that ends it.
-            if !self.store.is_dead(seq) {
-                self.ingest.recent.insert(event.view().id(), Some(seq));
+            let view = event.view();
+            if !self.store.is_dead(seq) && !self.store.is_vanishing(seq, &view) {
+                self.ingest.recent.insert(view.id(), Some(seq));
             }
             // Subscribers get what readers could see; an event that its own batch ended never was.
-            if self.store.is_visible(seq) {
+            if self.store.is_visible(seq) && !self.store.hides(seq, &view) {
                 self.live.push(event);
             }
         }
         while self.ingest.awaiting.front().is_some_and(|awaiting| awaiting.seq <= through) {
-            let Some(Awaiting { core, ticket, id, result, .. }) = self.ingest.awaiting.pop_front()
-            else {
+            let Some(Awaiting { core, answer, .. }) = self.ingest.awaiting.pop_front() else {
                 return;
             };
-            if let Err(reason) = result {
-                self.counters.refused.add(reason);
-            }
-            fx.to_home.push((core, ToHome::Outcome { ticket, id, result }));
+            self.tell(core, answer, fx);
         }
     }
 
     fn refuse(&mut self, candidate: &Candidate, reason: Reason, fx: &mut ShardEffects) {
         self.counters.refused.add(reason);
-        self.outcome(candidate, Err(reason), fx);
+        self.outcome(candidate, Err(reason), None, fx);
     }
 
-    fn outcome(
+    /// Says what became of a candidate of which nothing was stored.
+    pub(super) fn outcome(
         &mut self,
         candidate: &Candidate,
         result: Result<(), Reason>,
+        note: Option<Arc<str>>,
         fx: &mut ShardEffects,
     ) {
         let (ticket, id) = (candidate.ticket, candidate.event.view().id());
-        fx.to_home.push((candidate.core, ToHome::Outcome { ticket, id, result }));
+        let is_shadowed = result.is_ok() && !is_ephemeral(&candidate.event);
+        let outcome = ToHome::Outcome { ticket, id, result, note, is_shadowed };
+        fx.to_home.push((candidate.core, outcome));
     }
+}
+
+fn is_ephemeral(event: &Event) -> bool {
+    class(event.view().kind()) == KindClass::Ephemeral
 }
 
 /// Whether storing `event` leaves all other events as they are. Only such an event may be imported
@@ -454,5 +557,5 @@ impl Shard {
 /// replaced or deleted would be gone.
 fn ends_nothing(event: &Event) -> bool {
     let kind = event.view().kind();
-    class(kind) == KindClass::Regular && kind != nip09::KIND
+    class(kind) == KindClass::Regular && !matches!(kind, nip09::KIND | nip62::KIND)
 }

@@ -9,8 +9,9 @@ use bench::rng::Rng;
 use proto::hash::Placement;
 use proto::verify::{Secp256k1Verifier, Verifier, VerifyItem};
 use proto::{Limits, Now, Reason, Secret, SeededState};
-use shards::home::{Home, HomeConfig, HomeEffects, HomeInput, Reply};
-use shards::message::{Client, Envelope};
+use shards::door::{Answer, Asks, Question, ReadQuestion, Verdict};
+use shards::home::{Home, HomeConfig, HomeEffects, HomeInput, NegConfig, Reply};
+use shards::message::{Client, Envelope, SUBMIT_CREDIT};
 use shards::shard::{Shard, ShardConfig, ShardEffects, ShardInput};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -62,6 +63,12 @@ pub struct Setup {
     pub checkpoint_events: usize,
     pub delta_bytes_max: usize,
     pub limits: Limits,
+    pub filter_bytes_max: usize,
+    pub neg: NegConfig,
+    pub door: Asks,
+    pub door_in_flight_max: usize,
+    pub submit_credit: u32,
+    pub public_url: Option<String>,
 }
 
 impl Setup {
@@ -73,7 +80,20 @@ impl Setup {
         };
         let delta_bytes_max = 64 << 20;
         let cores = shards.min(3);
-        Self { shards, cores, seed, checkpoint_events: 300, delta_bytes_max, limits }
+        Self {
+            shards,
+            cores,
+            seed,
+            checkpoint_events: 300,
+            delta_bytes_max,
+            limits,
+            filter_bytes_max: 64 << 20,
+            neg: NegConfig::default(),
+            door: Asks::NOTHING,
+            door_in_flight_max: 1_024,
+            submit_credit: SUBMIT_CREDIT,
+            public_url: None,
+        }
     }
 }
 
@@ -88,6 +108,9 @@ pub struct World {
     mail: BTreeMap<(u16, u16), VecDeque<Envelope>>,
     work: Vec<VecDeque<StoreEffect>>,
     pub replies: Vec<(u16, Reply)>,
+    /// Questions of shards and of homes that the policy door has not answered.
+    pub questions: Vec<(u16, Question)>,
+    pub read_questions: Vec<(u16, ReadQuestion)>,
     rng: Rng,
     pub delivered: u64,
 }
@@ -115,6 +138,8 @@ impl World {
             mail: BTreeMap::new(),
             work: Vec::new(),
             replies: Vec::new(),
+            questions: Vec::new(),
+            read_questions: Vec::new(),
             rng: Rng::new(setup.seed),
             delivered: 0,
         };
@@ -125,6 +150,11 @@ impl World {
                 limits: setup.limits.clone(),
                 subscriptions_max: 100,
                 auth_required: false,
+                public_url: setup.public_url.clone(),
+                filter_bytes_max: setup.filter_bytes_max,
+                neg: setup.neg.clone(),
+                door: setup.door,
+                submit_credit: setup.submit_credit,
                 page_bytes_max: 64 << 20,
                 seed: seed(),
             }));
@@ -145,6 +175,7 @@ impl World {
                 verify_slice: 16,
                 recent_ids_max: 1000,
                 ring_bytes_max: shards::live::RING_BYTES_MAX,
+                door_in_flight_max: setup.door_in_flight_max,
             };
             world.shards.push(Shard::new(config, store, Box::new(verifier.clone())));
             world.indexes.push(index);
@@ -169,6 +200,8 @@ impl World {
             let envelope = Envelope::Shard { from: core, to, message };
             self.mail.entry((core, self.core_of(to))).or_default().push_back(envelope);
         }
+        let questions = fx.door.into_iter().map(|question| (core, question));
+        self.read_questions.extend(questions);
         self.replies.extend(fx.replies.into_iter().map(|reply| (core, reply)));
     }
 
@@ -181,6 +214,7 @@ impl World {
             let envelope = Envelope::Home { from: shard, message };
             self.mail.entry((from, core)).or_default().push_back(envelope);
         }
+        self.questions.extend(fx.door.into_iter().map(|question| (shard, question)));
         self.work[usize::from(shard)].extend(fx.store);
     }
 
@@ -296,6 +330,18 @@ impl World {
             let input = perform(&*self.indexes[at], &self.segments[at], effect);
             self.shard(shard, ShardInput::Store(input));
         }
+    }
+
+    /// The policy door's answer to a question of a shard, which need not be an open one.
+    pub fn answer(&mut self, shard: u16, token: u64, verdict: Verdict) {
+        self.questions.retain(|(of, question)| (*of, question.token) != (shard, token));
+        self.shard(shard, ShardInput::Door(Answer { token, verdict }));
+    }
+
+    /// The policy door's answer to a question of a home.
+    pub fn answer_read(&mut self, core: u16, token: u64, verdict: Verdict) {
+        self.read_questions.retain(|(of, question)| (*of, question.token) != (core, token));
+        self.home(core, HomeInput::Door(Answer { token, verdict }));
     }
 
     /// Performs the oldest store effect of a shard.

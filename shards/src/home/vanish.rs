@@ -1,0 +1,125 @@
+//! Requests to vanish (NIP-62) across shards.
+//!
+//! What a key has to lose lies with its owner and, as gift wraps that it authored, anywhere. The
+//! owner decides first, with all its rules and the policy door; when it has said yes, every other
+//! shard is told to verify the request and to take note. The client hears yes when all have done so.
+//! If one could not, the client is told why; it asks again, the owner answers that it has the
+//! request already, and the others are told once more. So a request that was refused leaves no trace
+//! in any shard, and one that was answered has effect in all of them.
+//!
+//! No deadlock: a request that waits for the credit of one shard holds none of another.
+
+use super::publish::Outcome;
+use super::{Home, HomeEffects, Reply};
+use crate::message::{Client, Origin, Role, ShardId, Ticket, ToShard};
+use proto::{Event, Reason};
+
+/// Requests to vanish under way in one home.
+const VANISHES_MAX: usize = 64;
+
+/// A request to vanish that has not been answered. Owned by the home.
+#[derive(Debug)]
+pub(super) struct Vanish {
+    client: Client,
+    event: Event,
+    origin: Origin,
+    owner: ShardId,
+    /// What the owner said.
+    decided: Option<Outcome>,
+    /// Other shards that have not said anything.
+    waiting: usize,
+    /// The first of them that could not do it.
+    failed: Option<Reason>,
+}
+
+impl Home {
+    /// Enters a request that is about to be submitted to its owner.
+    ///
+    /// # Errors
+    /// [`Reason::VanishBusy`] when too many are under way.
+    pub(super) fn begin_vanish(
+        &mut self,
+        client: Client,
+        owner: ShardId,
+        event: &Event,
+        origin: Origin,
+    ) -> Result<u32, Reason> {
+        if self.vanishes.len() >= VANISHES_MAX {
+            return Err(Reason::VanishBusy);
+        }
+        self.generation = self.generation.wrapping_add(1);
+        let vanish = Vanish {
+            client,
+            event: event.clone(),
+            origin,
+            owner,
+            decided: None,
+            waiting: 0,
+            failed: None,
+        };
+        self.vanishes.insert(self.generation, vanish);
+        Ok(self.generation)
+    }
+
+    /// A shard has dealt with its part.
+    pub(super) fn vanish_outcome(
+        &mut self,
+        shard: ShardId,
+        number: u32,
+        outcome: Outcome,
+        fx: &mut HomeEffects,
+    ) {
+        let Some(vanish) = self.vanishes.get_mut(&number) else { return };
+        let is_accepted = outcome.is_accepted();
+        if shard == vanish.owner {
+            let goes_on = is_accepted && !outcome.is_shadowed;
+            vanish.decided = Some(outcome);
+            if goes_on {
+                return self.call_witnesses(number, fx);
+            }
+        } else {
+            vanish.waiting -= 1;
+            if !is_accepted {
+                vanish.failed = vanish.failed.or(outcome.result.err());
+            }
+        }
+        self.end_vanish(number, fx);
+    }
+
+    fn call_witnesses(&mut self, number: u32, fx: &mut HomeEffects) {
+        let Some(vanish) = self.vanishes.get_mut(&number) else { return };
+        let owner = vanish.owner;
+        vanish.waiting = self.credit.len() - 1;
+        for shard in (0..self.config.placement.shards()).filter(|shard| *shard != owner) {
+            self.waiting_witness[usize::from(shard)].push_back(number);
+            self.spend_credit(shard, fx);
+        }
+    }
+
+    /// Tells a shard that the owner has accepted the request; the credit is there.
+    pub(super) fn send_witness(&mut self, shard: ShardId, number: u32, fx: &mut HomeEffects) {
+        let Some(vanish) = self.vanishes.get(&number) else { return };
+        self.credit[usize::from(shard)] -= 1;
+        let message = ToShard::Submit {
+            ticket: Ticket { client: vanish.client, vanish: Some(number) },
+            event: vanish.event.clone(),
+            origin: vanish.origin,
+            role: Role::Witness,
+            source: None,
+        };
+        fx.to_shard.push((shard, message));
+    }
+
+    /// Answers the client if everybody has spoken.
+    fn end_vanish(&mut self, number: u32, fx: &mut HomeEffects) {
+        let Some(vanish) = self.vanishes.get(&number) else { return };
+        if vanish.waiting > 0 {
+            return;
+        }
+        let Some(vanish) = self.vanishes.remove(&number) else { return };
+        let Some(decided) = vanish.decided else { return };
+        let (client, id) = (vanish.client, vanish.event.view().id());
+        let result = vanish.failed.map_or(decided.result, Err);
+        fx.replies.push(Reply::Ok { client, id, result, note: decided.note });
+    }
+}
