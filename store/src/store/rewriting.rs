@@ -2,8 +2,9 @@
 //!
 //! A scan that was under way when the index moved over may name an old place, and its bodies are
 //! fetched after it has been answered. So an old segment stays until every read from before the
-//! move has been answered, and then every read from before that: reads hold the store's pin, and a
-//! pin without a generation in the queue of the retired ones is passed only when all before it are.
+//! move has been answered, then every read that was asked for until the tick after that: reads hold
+//! the store's pin, and a pin without a generation in the queue of the retired ones is passed only
+//! when all before it are.
 
 use super::Store;
 use crate::effect::{Seq, StoreEffect, WorldError};
@@ -26,8 +27,12 @@ enum Stage {
     Idle,
     /// A segment is being written and the index moved over.
     Writing,
-    /// Reads that may know old places are being answered; how many more times.
-    Draining { segments: Vec<Seq>, rounds: u8 },
+    /// Scans that may have read old places are being answered.
+    DrainingScans { segments: Vec<Seq> },
+    /// They have been; whoever got their rows asks for the bodies before the next tick.
+    Answered { segments: Vec<Seq> },
+    /// Fetches of old places are being answered.
+    DrainingFetches { segments: Vec<Seq> },
     /// Old segments are being unlinked.
     Unlinking,
 }
@@ -147,7 +152,7 @@ impl Store {
                 self.stats.rewrites += 1;
                 self.stats.bytes_reclaimed += done.bytes_before.saturating_sub(done.bytes_after);
                 let count = done.sources.len();
-                self.rewriting.stage = Stage::Draining { segments: done.sources, rounds: 2 };
+                self.rewriting.stage = Stage::DrainingScans { segments: done.sources };
                 self.retire_pin();
                 count
             }
@@ -183,6 +188,11 @@ impl Store {
 
     /// Lets a due look at the segments happen.
     pub(super) fn tick_rewriting(&mut self, now: Now) {
+        if let Stage::Answered { segments } = &mut self.rewriting.stage {
+            let segments = std::mem::take(segments);
+            self.rewriting.stage = Stage::DrainingFetches { segments };
+            self.retire_pin();
+        }
         if now.monotonic_ms >= self.rewriting.next_plan_ms {
             self.rewriting.next_plan_ms = now.monotonic_ms + PLAN_INTERVAL_MS;
             self.rewriting.is_plan_due = true;
@@ -222,21 +232,17 @@ impl Store {
     }
 
     fn drain(&mut self, fx: &mut Vec<StoreEffect>) {
-        let is_drained = self.retired.iter().all(|retired| retired.generation.is_some());
-        let Stage::Draining { segments, rounds } = &mut self.rewriting.stage else { return };
-        if !is_drained {
+        if self.retired.iter().any(|retired| retired.generation.is_none()) {
             return;
         }
-        *rounds -= 1;
-        if *rounds == 0 {
-            let segments = std::mem::take(segments);
-            self.rewriting.stage = Stage::Unlinking;
-            fx.push(StoreEffect::Unlink { segments });
-        } else {
-            self.retire_pin();
-            self.free_retired();
-            self.drain(fx);
-        }
+        self.rewriting.stage = match std::mem::take(&mut self.rewriting.stage) {
+            Stage::DrainingScans { segments } => Stage::Answered { segments },
+            Stage::DrainingFetches { segments } => {
+                fx.push(StoreEffect::Unlink { segments });
+                Stage::Unlinking
+            }
+            other => other,
+        };
     }
 
     /// Whether everything that the compaction is about is sealed, in the index and in nobody's
