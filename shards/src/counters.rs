@@ -87,6 +87,8 @@ pub struct ShardCounters {
     pub verified: u64,
     /// Events at the policy door.
     pub door: DoorCounts,
+    /// Sums of sync sets answered.
+    pub sums: u64,
     /// Pages answered.
     pub pages: u64,
     /// Index rows looked at for pages and counts.

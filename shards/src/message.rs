@@ -129,6 +129,8 @@ pub enum QueryMode {
     Ids {
         /// Ids wanted in the first page.
         first_page_ids: u32,
+        /// The filters are windows of this sync set: membership is known without bodies.
+        sync_set: Option<u8>,
     },
     /// The number of matching events; limits do not apply.
     Count {
@@ -319,8 +321,8 @@ pub enum ToHome {
     Sums {
         /// Which query.
         query: QueryId,
-        /// Bucket of time and the sum of its ids.
-        sums: Box<[(u32, Accumulator)]>,
+        /// Bucket of time and the sum of its ids; `None` while they would count what is hidden.
+        sums: Option<Box<[(u32, Accumulator)]>>,
     },
     /// A page of times and ids, in order.
     Ids {

@@ -6,7 +6,8 @@
 //! in full by the caller. Ended subscriptions are left in the postings and dropped when half a
 //! posting is dead, so that closing one of 100,000 equal subscriptions is not a search.
 //!
-//! Bound: 16 bytes per indexed value plus the value itself; values per REQ are limited.
+//! Bound: [`filter_bytes`] says what a filter costs here and in its subscription; a home adds it up
+//! and refuses what goes beyond its budget.
 
 use proto::{EventId, EventRef, Filter, PublicKey, SeededMap, SeededState};
 
@@ -17,6 +18,34 @@ pub struct SubscriptionKey {
     pub slot: u32,
     /// Use of the slot.
     pub generation: u32,
+}
+
+/// What one indexed value costs beside its bytes: a posting of its own in a map that has just
+/// grown, with the four entries that a vector begins with.
+const INDEXED_VALUE_BYTES: usize =
+    2 * (size_of::<Handle>() + size_of::<Posting>()) + 4 * size_of::<SubscriptionKey>();
+/// What an allocation costs beside its bytes.
+const ALLOCATION_BYTES: usize = 16;
+
+/// Bytes that an open subscription holds for one filter, its index entries included: an upper
+/// bound, since equal values of several subscriptions share a posting.
+pub fn filter_bytes(filter: &Filter) -> usize {
+    let mut bytes = size_of::<Filter>();
+    for_each_handle(filter, |handle| {
+        bytes += INDEXED_VALUE_BYTES;
+        if let Handle::Tag(_, value) = handle {
+            bytes += value.len() + ALLOCATION_BYTES;
+        }
+    });
+    let tags = filter.tags.iter().map(|tag| {
+        let value = |value: &Box<[u8]>| size_of_val(value) + value.len() + ALLOCATION_BYTES;
+        size_of_val(tag) + tag.values.iter().map(value).sum::<usize>()
+    });
+    bytes
+        + filter.ids.as_ref().map_or(0, |ids| size_of_val(ids.as_slice()))
+        + filter.authors.as_ref().map_or(0, |authors| size_of_val(authors.as_slice()))
+        + filter.kinds.as_ref().map_or(0, |kinds| size_of_val(kinds.as_slice()))
+        + tags.sum::<usize>()
 }
 
 #[derive(Default)]

@@ -5,9 +5,10 @@
 use bench::corpus::signer::{Draft, Signer};
 use proto::hash::Placement;
 use proto::{ClientMessage, Event, Filter, Limits, Now, PublicKey, Secret, SeededState};
-use shards::home::{Home, HomeConfig, HomeEffects, HomeInput, Reply};
+use shards::door::Asks;
+use shards::home::{Home, HomeConfig, HomeEffects, HomeInput, NegConfig, Reply};
 use shards::message::{
-    Client, Page, PageRow, QUERY_SLOTS, Query, QueryId, QueryMode, ShardId, ToHome, ToShard,
+    Client, Page, PageRow, QUERY_SLOTS, Query, QueryId, QueryMode, SUBMIT_CREDIT, ShardId, ToHome, ToShard,
 };
 use store::effect::Position;
 
@@ -20,6 +21,11 @@ fn home(shards: u16) -> Home {
         limits: Limits::default(),
         subscriptions_max: 100,
         auth_required: false,
+        public_url: None,
+        filter_bytes_max: 64 << 20,
+        neg: NegConfig::default(),
+        door: Asks::NOTHING,
+        submit_credit: SUBMIT_CREDIT,
         page_bytes_max: 64 << 20,
         seed: SeededState::new(Secret([7; 16])),
     })

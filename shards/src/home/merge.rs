@@ -7,6 +7,7 @@
 
 use crate::message::{Client, Page, PageRow, Reader, ShardId};
 use crate::subindex::SubscriptionKey;
+use proto::nip::nip45::Hll;
 use proto::{Event, Filter};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -21,7 +22,17 @@ pub(super) enum Purpose {
     /// The operator's export or scan: rows only.
     Scan,
     /// COUNT: a number.
-    Count(u64),
+    Count,
+}
+
+/// What the shards have counted so far.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) count: u64,
+    /// A shard stopped before its end.
+    pub(super) is_partial: bool,
+    /// The authors, if the filter is one that NIP-45 gives registers to.
+    pub(super) hll: Option<Box<Hll>>,
 }
 
 /// One shard's part in a query.
@@ -41,6 +52,7 @@ pub(super) struct Merge {
     pub(super) client: Client,
     pub(super) sub: Rc<str>,
     pub(super) purpose: Purpose,
+    pub(super) tally: Tally,
     pub(super) subscription: Option<SubscriptionKey>,
     pub(super) filters: Arc<[Filter]>,
     pub(super) reader: Reader,

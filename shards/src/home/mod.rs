@@ -613,7 +613,7 @@ impl Home {
                 self.slot_returned(now, query, fx);
             }
             ToHome::Sums { query, sums } => {
-                self.neg_sums(now, shard, query, &sums, fx);
+                self.neg_sums(now, shard, query, sums.as_deref(), fx);
                 self.slot_returned(now, query, fx);
             }
             ToHome::Live { first, events } => self.live(now, shard, first, &events, fx),

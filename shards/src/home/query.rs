@@ -1,14 +1,16 @@
 //! Queries: scatter with slots taken all or none, pages pulled as the client reads, one ordered
 //! answer.
 
-use super::merge::{Merge, Next, Part, Purpose};
-use super::{Command, EMIT_BYTES_MAX, Home, HomeEffects, PAGE_DEADLINE_MS, Reply, name};
+use super::merge::{Merge, Next, Part, Purpose, Tally};
+use super::slots::Turn;
+use super::{Command, EMIT_BYTES_MAX, Home, HomeEffects, PAGE_DEADLINE_MS, Reply, name, neg};
 use crate::message::{
     Client, PAGE_ROWS_MAX, Page, Query, QueryId, QueryMode, Reader, ShardId, ToShard,
 };
 use crate::route::Targets;
 use proto::message::Completeness;
 use proto::nip::nip17;
+use proto::nip::nip45::Hll;
 use proto::{Filter, Now, Reason, SubscriptionId};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -39,7 +41,7 @@ impl Request {
         filters: Vec<Filter>,
         reader: Reader,
     ) -> Self {
-        Self { client, sub: name(sub), filters, reader, purpose: Purpose::Count(0) }
+        Self { client, sub: name(sub), filters, reader, purpose: Purpose::Count }
     }
 
     pub(super) fn scan(client: Client, filters: Vec<Filter>) -> Self {
@@ -48,8 +50,16 @@ impl Request {
     }
 
     pub(super) fn scan_count(client: Client, filters: Vec<Filter>) -> Self {
-        let purpose = Purpose::Count(0);
+        let purpose = Purpose::Count;
         Self { client, sub: Rc::from(""), filters, reader: Reader::Operator, purpose }
+    }
+
+    /// Where the registers of NIP-45 begin to read keys, if this is a COUNT that has them.
+    fn hll_offset(&self) -> Option<u8> {
+        match (self.purpose, self.filters.as_slice()) {
+            (Purpose::Count, [filter]) => Hll::offset_of(filter),
+            _ => None,
+        }
     }
 
     /// Rows that `filter` may contribute, after clamping.
@@ -58,7 +68,7 @@ impl Request {
             (Purpose::Subscription, Some(limit)) => limit.min(u64::from(limits.max_limit)),
             (Purpose::Subscription, None) => u64::from(limits.default_limit),
             (Purpose::Scan, limit) => limit.unwrap_or(u64::MAX),
-            (Purpose::Count(_), _) => u64::MAX,
+            (Purpose::Count, _) => u64::MAX,
         }
     }
 }
@@ -78,10 +88,9 @@ impl Home {
             return self.refuse_query(client, sub, Reason::TooManySubscriptions, fx);
         }
         request.filters.retain(|filter| !filter.matches_nothing());
-        let targets = Targets::of(&request.filters, &request.reader, &self.config.placement);
-        let slots = targets.count(self.config.placement.shards()) as u32;
+        let targets = self.targets(&request);
         // Whoever waits for the slots of all shards is not overtaken by those who need one.
-        if self.slots < slots || (slots > 0 && !self.waiting_query.is_empty()) {
+        if !self.slots.admits(targets.count(self.config.placement.shards()) as u32) {
             return self.park(request.client, Command::Query(request), fx);
         }
         self.scatter(now, request, targets, fx);
@@ -89,6 +98,12 @@ impl Home {
 
     /// Sends the query to its shards; the slots are there.
     fn scatter(&mut self, now: Now, request: Request, targets: Targets, fx: &mut HomeEffects) {
+        if request.purpose == Purpose::Subscription
+            && !self.has_room_for_filters(request.client, &request.filters)
+        {
+            let (client, sub) = (request.client, request.sub);
+            return self.refuse_query(client, sub, Reason::FilterBudget, fx);
+        }
         let shards = self.config.placement.shards();
         let filters: Arc<[Filter]> = request.filters.as_slice().into();
         let clamp = |filter: &Filter| request.limit(filter, &self.config.limits);
@@ -97,6 +112,7 @@ impl Home {
             client: request.client,
             sub: request.sub.clone(),
             purpose: request.purpose,
+            tally: Tally { hll: request.hll_offset().map(|_| Box::default()), ..Tally::default() },
             subscription: None,
             filters: filters.clone(),
             reader: request.reader.clone(),
@@ -115,17 +131,17 @@ impl Home {
         let id = QueryId { slot: self.queries.vacant_key() as u32, generation };
         let rows = first_page_rows(&merge);
         let mode = match merge.purpose {
-            Purpose::Count(_) => QueryMode::Count,
+            Purpose::Count => QueryMode::Count { hll_offset: request.hll_offset() },
             Purpose::Subscription | Purpose::Scan => QueryMode::Rows { first_page_rows: rows },
         };
-        let replies = mode == QueryMode::Count || rows > 0;
+        let replies = merge.purpose == Purpose::Count || rows > 0;
         // Nobody looks what there is when nothing is wanted: "finish" would be a guess.
         merge.left_out = rows == 0 && !merge.filters.is_empty();
         let limits: Arc<[u64]> = merge.limits.as_slice().into();
         for part in &mut merge.parts {
             part.in_flight = replies;
             part.exhausted = !replies;
-            self.slots -= u32::from(replies);
+            self.slots.take(merge.client, id, u32::from(replies));
             let query = Query {
                 id,
                 filters: merge.filters.clone(),
@@ -146,38 +162,70 @@ impl Home {
         self.advance(now, id, fx);
     }
 
-    /// A reply has come, whoever it was for: queries under way first, then new ones.
-    pub(super) fn slot_returned(&mut self, now: Now, fx: &mut HomeEffects) {
-        self.slots += 1;
-        // A query that has ended, or whose client does not read now, leaves the slot to the next.
-        while self.slots > 0
-            && let Some(id) = self.starved.pop_front()
-        {
-            if let Some(merge) = self.query(id) {
-                merge.is_starved = false;
-                self.advance(now, id, fx);
+    /// A reply to `id` has come, whoever waits for it: its slot goes to whose turn it is.
+    pub(super) fn slot_returned(&mut self, now: Now, id: QueryId, fx: &mut HomeEffects) {
+        self.slots.give_back(id);
+        while let Some(turn) = self.slots.next() {
+            match turn {
+                Turn::Page(id) => {
+                    // A query that has ended, or whose client does not read now, leaves the slot to
+                    // the next.
+                    self.slots.leave(turn);
+                    if neg::is_session(id) {
+                        self.neg_take_turn(now, id, fx);
+                    } else {
+                        self.take_turn(now, id, fx);
+                    }
+                }
+                Turn::Command(client) => {
+                    if !self.serve_command(now, client, fx) {
+                        return;
+                    }
+                }
             }
         }
-        self.serve_waiting_queries(now, fx);
     }
 
-    fn serve_waiting_queries(&mut self, now: Now, fx: &mut HomeEffects) {
-        while let Some(client) = self.waiting_query.front().copied() {
-            let parked = self.clients.get_mut(&client).map(|state| &mut state.parked);
-            let Some(parked @ Some(Command::Query(_))) = parked else {
-                self.waiting_query.pop_front();
-                continue;
-            };
-            let Some(Command::Query(request)) = parked.take() else { return };
-            let targets = Targets::of(&request.filters, &request.reader, &self.config.placement);
-            if self.slots < targets.count(self.config.placement.shards()) as u32 {
-                *parked_of(self, client) = Some(Command::Query(request));
-                return;
-            }
-            self.waiting_query.pop_front();
-            self.scatter(now, request, targets, fx);
-            fx.replies.push(Reply::Unpark(client));
+    fn take_turn(&mut self, now: Now, id: QueryId, fx: &mut HomeEffects) {
+        if let Some(merge) = self.query(id) {
+            merge.is_starved = false;
+            self.advance_with(now, id, true, fx);
         }
+    }
+
+    /// Starts the parked command of `client` if its slots are there; `false`: they are not yet.
+    fn serve_command(&mut self, now: Now, client: Client, fx: &mut HomeEffects) -> bool {
+        let parked = self.clients.get(&client).and_then(|state| state.parked.as_ref());
+        let needed = match parked {
+            Some(Command::Query(request)) => {
+                self.targets(request).count(self.config.placement.shards()) as u32
+            }
+            Some(Command::NegOpen(open)) => self.neg_slots(client, open),
+            // Gone, or served meanwhile.
+            _ => 0,
+        };
+        if self.slots.free() < needed {
+            return false;
+        }
+        self.slots.leave(Turn::Command(client));
+        let Some(state) = self.clients.get_mut(&client) else { return true };
+        match state.parked.take() {
+            Some(Command::Query(request)) => {
+                let targets = self.targets(&request);
+                self.scatter(now, request, targets, fx);
+            }
+            Some(Command::NegOpen(open)) => self.neg_begin(now, client, *open, fx),
+            other => {
+                state.parked = other;
+                return true;
+            }
+        }
+        fx.replies.push(Reply::Unpark(client));
+        true
+    }
+
+    fn targets(&self, request: &Request) -> Targets {
+        Targets::of(&request.filters, &request.reader, &self.config.placement)
     }
 
     pub(super) fn query(&mut self, id: QueryId) -> Option<&mut Merge> {
@@ -220,11 +268,12 @@ impl Home {
         }
     }
 
+    /// One shard's count.
     pub(super) fn counted(
         &mut self,
         shard: ShardId,
         id: QueryId,
-        count: u64,
+        counted: Tally,
         fx: &mut HomeEffects,
     ) {
         let Some(merge) = self.query(id) else { return };
@@ -232,14 +281,22 @@ impl Home {
             part.in_flight = false;
             part.exhausted = true;
         }
-        let Purpose::Count(sum) = &mut merge.purpose else { return };
-        *sum += count;
-        let total = *sum;
-        if merge.parts.iter().all(|part| part.exhausted) {
-            let (client, sub) = (merge.client, merge.sub.clone());
-            fx.replies.push(Reply::Count { client, sub, count: total });
-            self.drop_query(id, fx);
+        merge.tally.count += counted.count;
+        merge.tally.is_partial |= counted.is_partial;
+        if let (Some(sum), Some(hll)) = (&mut merge.tally.hll, &counted.hll) {
+            sum.merge(hll);
         }
+        self.finish_count(id, fx);
+    }
+
+    /// Answers a COUNT that every shard has answered, or that no shard was asked for.
+    fn finish_count(&mut self, id: QueryId, fx: &mut HomeEffects) {
+        let all = |merge: &&mut Merge| merge.parts.iter().all(|part| part.exhausted);
+        let Some(merge) = self.query(id).filter(all) else { return };
+        let (client, sub) = (merge.client, merge.sub.clone());
+        let Tally { count, is_partial, hll } = std::mem::take(&mut merge.tally);
+        fx.replies.push(Reply::Count { client, sub, count, approximate: is_partial, hll });
+        self.drop_query(id, fx);
     }
 
     /// Ends a query without an answer; a subscription ends with it.
@@ -266,7 +323,7 @@ impl Home {
         fx.to_shard.extend(unfinished.map(|part| (part.shard, ToShard::Cancel { query: id })));
     }
 
-    pub(super) fn pause(&mut self, client: Client, paused: bool) {
+    pub(super) fn pause(&mut self, now: Now, client: Client, paused: bool, fx: &mut HomeEffects) {
         match self.clients.get_mut(&client) {
             Some(state) => state.paused = paused,
             None => return,
@@ -274,6 +331,7 @@ impl Home {
         if !paused {
             self.queries_of(client).into_iter().for_each(|id| self.make_ready(id));
             self.resume_held(client);
+            self.neg_resume(now, client, fx);
         }
     }
 
@@ -300,15 +358,21 @@ impl Home {
             let Some(key) = self.releasing.pop_front() else { return };
             self.release_held(now, key, fx);
         }
+        self.neg_turn(now, fx);
     }
 
     /// Sends what can be sent, asks for what is missing, ends what is done.
     pub(super) fn advance(&mut self, now: Now, id: QueryId, fx: &mut HomeEffects) {
+        self.advance_with(now, id, false, fx);
+    }
+
+    /// `is_its_turn`: a slot has come back for it.
+    fn advance_with(&mut self, now: Now, id: QueryId, is_its_turn: bool, fx: &mut HomeEffects) {
         let shards = self.config.placement.shards();
         let Some(merge) = self.query(id) else { return };
         let client = merge.client;
-        if matches!(merge.purpose, Purpose::Count(_)) {
-            return self.finish_empty_count(id, fx);
+        if merge.purpose == Purpose::Count {
+            return self.finish_count(id, fx);
         }
         if self.is_paused(client) {
             return;
@@ -332,7 +396,7 @@ impl Home {
                         return self.make_ready(id);
                     }
                 }
-                Next::Wait(blocked) => return self.ask(now, id, &blocked, fx),
+                Next::Wait(blocked) => return self.ask(now, id, &blocked, is_its_turn, fx),
                 Next::Done(nothing_left) => {
                     let key = self.query(id).and_then(|merge| merge.subscription);
                     let installed = key.and_then(|key| self.subscription(key));
@@ -359,18 +423,19 @@ impl Home {
         state.emitted
     }
 
-    /// A COUNT that no shard was asked for is zero.
-    fn finish_empty_count(&mut self, id: QueryId, fx: &mut HomeEffects) {
-        let Some(merge) = self.query(id).filter(|merge| merge.parts.is_empty()) else { return };
-        let (client, sub) = (merge.client, merge.sub.clone());
-        fx.replies.push(Reply::Count { client, sub, count: 0 });
-        self.drop_query(id, fx);
-    }
-
     /// Asks the blocked parts for their next page, as far as slots go; a query that gets too few
     /// goes on when a slot comes back.
-    fn ask(&mut self, now: Now, id: QueryId, blocked: &[usize], fx: &mut HomeEffects) {
-        let mut slots = self.slots;
+    fn ask(
+        &mut self,
+        now: Now,
+        id: QueryId,
+        blocked: &[usize],
+        is_its_turn: bool,
+        fx: &mut HomeEffects,
+    ) {
+        let Some(client) = self.query(id).map(|merge| merge.client) else { return };
+        let slots = self.slots.for_pages(client, is_its_turn);
+        let mut taken = 0;
         let Some(merge) = self.query(id) else { return };
         let limits: Arc<[u64]> = merge.limits.as_slice().into();
         let rows = page_rows(merge.remaining(), merge.parts.len());
@@ -381,19 +446,19 @@ impl Home {
             if part.in_flight {
                 continue;
             }
-            if slots == 0 {
+            if taken == slots {
                 starved = true;
                 break;
             }
-            slots -= 1;
+            taken += 1;
             part.in_flight = true;
             let more = ToShard::More { query: id, rows, limits: limits.clone(), deadline_ms };
             fx.to_shard.push((part.shard, more));
         }
         let is_new = starved && !std::mem::replace(&mut merge.is_starved, starved);
-        self.slots = slots;
+        self.slots.take(client, id, taken);
         if is_new {
-            self.starved.push_back(id);
+            self.slots.wait_for_page(client, id);
         }
     }
 
@@ -407,10 +472,6 @@ impl Home {
             self.end_stored_phase(now, key, fx);
         }
     }
-}
-
-fn parked_of(home: &mut Home, client: Client) -> &mut Option<Command> {
-    &mut home.clients.entry(client).or_default().parked
 }
 
 /// Rows to ask one shard for: one beyond the limit tells whether anything is left.

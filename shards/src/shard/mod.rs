@@ -78,6 +78,7 @@ pub struct ShardEffects {
 enum Waiting {
     Ingest,
     Query(CoreId, QueryId),
+    Sums(CoreId, QueryId),
     Removal(Removal),
 }
 
@@ -229,16 +230,19 @@ impl Shard {
             StoreOutput::Fetched { token, bodies } => match self.waiting.remove(&token) {
                 Some(Waiting::Query(core, id)) => self.bodies((core, id), bodies, fx),
                 Some(Waiting::Ingest) => self.victims(token, bodies, fx),
-                Some(Waiting::Removal(_)) | None => {}
+                Some(Waiting::Removal(_) | Waiting::Sums(..)) | None => {}
             },
             StoreOutput::Failed { token, .. } => match self.waiting.remove(&token) {
                 Some(Waiting::Query(core, id)) => self.fail_query((core, id), fx),
+                Some(Waiting::Sums(core, id)) => self.fail_sums((core, id), fx),
                 Some(Waiting::Ingest) => self.lookup_failed(token, fx),
                 Some(Waiting::Removal(removal)) => self.removal_failed(&removal, fx),
                 None => {}
             },
-            StoreOutput::Sums { token, .. } => {
-                self.waiting.remove(&token);
+            StoreOutput::Sums { token, sums } => {
+                if let Some(Waiting::Sums(core, id)) = self.waiting.remove(&token) {
+                    self.sums((core, id), sums, fx);
+                }
             }
             StoreOutput::Fatal(error) => fx.fatal = Some(error),
         }

@@ -2,7 +2,11 @@
 //! rows, bytes and time allow.
 
 use super::{Shard, ShardEffects, Waiting};
-use crate::message::{CoreId, PAGE_BYTES_MAX, Page, PageRow, Query, QueryId, QueryMode, ToHome};
+use crate::message::{
+    CoreId, PAGE_BYTES_MAX, PAGE_IDS_MAX, Page, PageRow, Query, QueryId, QueryMode, ToHome,
+};
+use proto::nip::nip45::Hll;
+use proto::nip::nip77::Accumulator;
 use proto::verify::VerifyItem;
 use proto::{Event, Filter, Now, Reason};
 use std::sync::Arc;
@@ -41,16 +45,57 @@ pub(super) struct OwnerQuery {
     page_bytes: usize,
     /// A row was left out because every filter that it matches has had its limit.
     left_out: bool,
+    /// The page of a query for ids.
+    ids: Vec<Position>,
     count: u64,
+    /// The authors of what was counted, if they are wanted.
+    hll: Option<(u8, Box<Hll>)>,
     /// Rows of the last read, and how far it is complete, while bodies are fetched.
     fetching: Option<(Vec<Row>, Option<Position>)>,
+    /// The rows of the last read need no bodies.
+    is_by_flags: bool,
     /// Index rows to ask for next; doubles while pages come out thin.
     scan_rows: u32,
 }
 
 impl OwnerQuery {
     fn is_count(&self) -> bool {
-        self.query.mode == QueryMode::Count
+        matches!(self.query.mode, QueryMode::Count { .. })
+    }
+
+    /// Nothing has been found for the reply that the home waits for.
+    fn found_nothing(&self) -> bool {
+        self.page.is_empty() && self.ids.is_empty() && self.count == 0
+    }
+
+    /// Whether the row is of the sync set that is being read: its flags say so, and no body is
+    /// needed. `None` if this is no such read, or if the event has never been verified.
+    fn is_member(&self, row: &Row) -> Option<bool> {
+        let QueryMode::Ids { sync_set: Some(set), .. } = self.query.mode else { return None };
+        let is_verified = row.loc.flags & Loc::UNVERIFIED == 0;
+        is_verified.then(|| row.loc.flags & store::sums::bit(set) != 0)
+    }
+
+    /// Enters a match into the reply.
+    fn take(&mut self, row: &Row, event: &Event, matched: u128) {
+        match self.query.mode {
+            QueryMode::Count { .. } => {
+                self.count += 1;
+                if let Some((offset, hll)) = &mut self.hll {
+                    hll.add(*offset, &event.view().pubkey());
+                }
+            }
+            QueryMode::Ids { .. } => self.ids.push(row.position),
+            QueryMode::Rows { .. } => {
+                self.page_bytes += event.packed().len();
+                self.page.push(PageRow { event: event.clone(), matched });
+            }
+        }
+    }
+
+    /// Rows and ids of the reply.
+    fn taken(&self) -> usize {
+        self.page.len() + self.ids.len()
     }
 
     /// Filters that match `event`. Limits are not counted down here: the home asks for one row
@@ -67,7 +112,7 @@ impl OwnerQuery {
     }
 
     fn is_full(&self) -> bool {
-        self.page.len() >= self.rows_wanted as usize || self.page_bytes >= PAGE_BYTES_MAX
+        self.taken() >= self.rows_wanted as usize || self.page_bytes >= PAGE_BYTES_MAX
     }
 }
 
@@ -88,7 +133,12 @@ impl Shard {
         let rows_wanted = match query.mode {
             QueryMode::Rows { first_page_rows: 0 } => return,
             QueryMode::Rows { first_page_rows } => first_page_rows,
-            QueryMode::Count => u32::MAX,
+            QueryMode::Ids { first_page_ids, .. } => first_page_ids.clamp(1, PAGE_IDS_MAX),
+            QueryMode::Count { .. } => u32::MAX,
+        };
+        let hll = match query.mode {
+            QueryMode::Count { hll_offset: Some(offset) } => Some((offset, Box::default())),
+            _ => None,
         };
         let key = (core, query.id);
         let entry = OwnerQuery {
@@ -102,13 +152,41 @@ impl Shard {
             page: Vec::new(),
             page_bytes: 0,
             left_out: false,
+            ids: Vec::new(),
             count: 0,
+            hll,
             fetching: None,
+            is_by_flags: false,
             scan_rows: rows_wanted.clamp(SCAN_ROWS_MIN, SCAN_ROWS_MAX),
             query,
         };
         self.queries.insert(key, entry);
         self.scan(now, key, fx);
+    }
+
+    /// Begins to add up a sync set. While a removal is under way its sums count what is hidden, so
+    /// there are none.
+    pub(super) fn start_sums(&mut self, (core, id): Key, set: u8, fx: &mut ShardEffects) {
+        if self.store.is_purging() {
+            return fx.to_home.push((core, ToHome::Sums { query: id, sums: None }));
+        }
+        let token = self.store.sums(set, self.store.durable(), &mut fx.store);
+        self.waiting.insert(token, Waiting::Sums(core, id));
+    }
+
+    pub(super) fn sums(
+        &mut self,
+        (core, id): Key,
+        sums: Vec<(u32, Accumulator)>,
+        fx: &mut ShardEffects,
+    ) {
+        self.counters.sums += 1;
+        let sums = (!self.store.is_purging()).then(|| sums.into());
+        fx.to_home.push((core, ToHome::Sums { query: id, sums }));
+    }
+
+    pub(super) fn fail_sums(&mut self, key: Key, fx: &mut ShardEffects) {
+        fail(key, Reason::ReadFailed, fx);
     }
 
     /// The streams of those of `filters` whose bit is set in `wanted`.
@@ -188,11 +266,11 @@ impl Shard {
         self.waiting.insert(token, Waiting::Query(key.0, key.1));
     }
 
-    /// The time for this page is used up: what there is goes out; a query that found nothing at
-    /// all in that time ends.
+    /// The time for this page is used up: what there is goes out, a count as a partial one; a query
+    /// that found nothing at all in that time ends.
     fn out_of_time(&mut self, key: Key, fx: &mut ShardEffects) {
         let Some(query) = self.queries.get(&key) else { return };
-        if query.page.is_empty() || query.is_count() {
+        if query.found_nothing() {
             self.queries.remove(&key);
             return fail(key, Reason::ScanBudget, fx);
         }
@@ -208,13 +286,16 @@ impl Shard {
         fx: &mut ShardEffects,
     ) {
         let Some(query) = self.queries.get_mut(&key) else { return };
-        let affordable = affordable(&rows);
+        // What hides events is not in their rows.
+        let is_purging = self.store.is_purging();
+        query.is_by_flags = !is_purging && rows.iter().all(|row| query.is_member(row).is_some());
+        let affordable = if query.is_by_flags { rows.len() } else { affordable(&rows) };
         if affordable < rows.len() {
             rows.truncate(affordable);
             complete_to = rows.last().map(|row| row.position);
             query.scan_rows = (affordable as u32).max(SCAN_ROWS_MIN);
         }
-        let missing = rows.iter().filter(|row| row.event.is_none());
+        let missing = rows.iter().filter(|row| row.event.is_none() && !query.is_by_flags);
         let locs: Vec<Loc> = missing.map(|row| row.loc).collect();
         query.fetching = Some((rows, complete_to));
         if !locs.is_empty() {
@@ -249,7 +330,7 @@ impl Shard {
     fn collect(&mut self, key: Key, fx: &mut ShardEffects) {
         let Some(mut query) = self.queries.remove(&key) else { return };
         let Some((rows, complete_to)) = query.fetching.take() else { return };
-        let (taken, wanted) = (query.page.len(), query.wanted());
+        let (taken, wanted) = (query.taken(), query.wanted());
         let mut cut = None;
         for row in rows {
             if query.is_full() {
@@ -257,25 +338,30 @@ impl Shard {
                 break;
             }
             query.after = Some(row.position);
+            if query.is_by_flags
+                && let Some(is_member) = query.is_member(&row)
+            {
+                query.ids.extend(is_member.then_some(row.position));
+                continue;
+            }
             // A body that cannot be read as an event has rotted: it is not served, scrub reports it.
             let Some(event) = &row.event else { continue };
             let view = event.view();
             let matched = query.matched(&view);
-            if matched == 0 || !query.query.reader.may_read(&view) || !self.is_proven(&row) {
+            if matched == 0
+                || !query.query.reader.may_read(&view)
+                || self.store.hides(row.seq, &view)
+                || !self.is_proven(&row)
+            {
                 continue;
             }
             if matched & wanted == 0 {
                 query.left_out = true;
                 continue;
             }
-            if query.is_count() {
-                query.count += 1;
-                continue;
-            }
-            query.page_bytes += event.packed().len();
-            query.page.push(PageRow { event: event.clone(), matched });
+            query.take(&row, event, matched);
         }
-        let thin = (query.page.len() - taken) * 2 < query.scan_rows as usize;
+        let thin = (query.taken() - taken) * 2 < query.scan_rows as usize;
         if thin {
             query.scan_rows = (query.scan_rows * 2).min(SCAN_ROWS_MAX);
         }
@@ -320,15 +406,24 @@ impl Shard {
         let Some(mut query) = self.queries.remove(&key) else { return };
         let (core, id) = key;
         if query.is_count() {
-            fx.to_home.push((core, ToHome::Counted { query: id, count: query.count }));
+            let (count, is_partial) = (query.count, complete_to.is_some());
+            let hll = query.hll.map(|(_, hll)| hll);
+            fx.to_home.push((core, ToHome::Counted { query: id, count, is_partial, hll }));
             return;
         }
         self.counters.pages += 1;
-        self.counters.rows_sent += query.page.len() as u64;
-        let rows = std::mem::take(&mut query.page);
-        let left_out = query.left_out;
-        fx.to_home
-            .push((core, ToHome::Page { query: id, page: Page { rows, complete_to, left_out } }));
+        self.counters.rows_sent += query.taken() as u64;
+        let reply = match query.query.mode {
+            QueryMode::Ids { .. } => {
+                ToHome::Ids { query: id, ids: std::mem::take(&mut query.ids), complete_to }
+            }
+            _ => {
+                let rows = std::mem::take(&mut query.page);
+                let left_out = query.left_out;
+                ToHome::Page { query: id, page: Page { rows, complete_to, left_out } }
+            }
+        };
+        fx.to_home.push((core, reply));
         query.page_bytes = 0;
         query.rows_wanted = 0;
         let cancelled = query.limits.iter().all(|limit| *limit == 0);

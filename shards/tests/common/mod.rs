@@ -97,6 +97,21 @@ impl Setup {
     }
 }
 
+fn home(setup: &Setup, core: u16) -> Home {
+    Home::new(HomeConfig {
+        core,
+        placement: Placement::even(Secret([3; 16]), setup.shards),
+        limits: setup.limits.clone(),
+        subscriptions_max: 100,
+        auth_required: false,
+        public_url: setup.public_url.clone(),
+        door: setup.door,
+        submit_credit: setup.submit_credit,
+        page_bytes_max: 64 << 20,
+        seed: seed(),
+    })
+}
+
 pub struct World {
     pub now: Now,
     pub homes: Vec<Home>,
@@ -125,8 +140,6 @@ impl World {
         verifier: &Remembering,
         index: impl Fn(u16) -> Box<dyn Index>,
     ) -> Self {
-        let secret = Secret([3; 16]);
-        let placement = Placement::even(secret, setup.shards);
         let now = Now { monotonic_ms: 1_000_000, unix_s: UNIX_S };
         let mut world = Self {
             now,
@@ -144,45 +157,52 @@ impl World {
             delivered: 0,
         };
         for core in 0..setup.cores {
-            world.homes.push(Home::new(HomeConfig {
-                core,
-                placement: placement.clone(),
-                limits: setup.limits.clone(),
-                subscriptions_max: 100,
-                auth_required: false,
-                public_url: setup.public_url.clone(),
-                filter_bytes_max: setup.filter_bytes_max,
-                neg: setup.neg.clone(),
-                door: setup.door,
-                submit_credit: setup.submit_credit,
-                page_bytes_max: 64 << 20,
-                seed: seed(),
-            }));
+            world.homes.push(home(setup, core));
         }
         for shard in 0..setup.shards {
-            let index = index(shard);
-            let segments = MemSegments::default();
-            let mut config = StoreConfig::new(shard, secret, seed());
-            config.checkpoint_events = setup.checkpoint_events;
-            config.delta_bytes_max = setup.delta_bytes_max;
-            config.hot_bytes_max = 64 * 1024;
-            let mut effects = Vec::new();
-            let store = store::open(config, &*index, &segments, now, &mut effects).unwrap();
-            let config = ShardConfig {
-                cores: usize::from(setup.cores),
-                secret,
-                seed: seed(),
-                verify_slice: 16,
-                recent_ids_max: 1000,
-                ring_bytes_max: shards::live::RING_BYTES_MAX,
-                door_in_flight_max: setup.door_in_flight_max,
-            };
-            world.shards.push(Shard::new(config, store, Box::new(verifier.clone())));
-            world.indexes.push(index);
-            world.segments.push(segments);
-            world.work.push(effects.into());
+            world.indexes.push(index(shard));
+            world.segments.push(MemSegments::default());
+            world.open_shard(setup, verifier, shard);
         }
         world
+    }
+
+    fn open_shard(&mut self, setup: &Setup, verifier: &Remembering, shard: u16) {
+        let secret = Secret([3; 16]);
+        let at = usize::from(shard);
+        let mut config = StoreConfig::new(shard, secret, seed());
+        config.checkpoint_events = setup.checkpoint_events;
+        config.delta_bytes_max = setup.delta_bytes_max;
+        config.hot_bytes_max = 64 * 1024;
+        let (index, segments) = (&*self.indexes[at], &self.segments[at]);
+        let mut effects = Vec::new();
+        let store = store::open(config, index, segments, self.now, &mut effects).unwrap();
+        let config = ShardConfig {
+            cores: usize::from(setup.cores),
+            secret,
+            seed: seed(),
+            verify_slice: 16,
+            recent_ids_max: 1000,
+            ring_bytes_max: shards::live::RING_BYTES_MAX,
+            door_in_flight_max: setup.door_in_flight_max,
+        };
+        self.shards.push(Shard::new(config, store, Box::new(verifier.clone())));
+        self.work.push(effects.into());
+    }
+
+    /// The process is killed and started again: what was not performed, sent or answered is lost,
+    /// what is in the segments and the index stays.
+    pub fn restart(&mut self, setup: &Setup, verifier: &Remembering) {
+        self.mail.clear();
+        self.work.clear();
+        self.shards.clear();
+        self.replies.clear();
+        self.questions.clear();
+        self.read_questions.clear();
+        self.homes = (0..setup.cores).map(|core| home(setup, core)).collect();
+        for shard in 0..setup.shards {
+            self.open_shard(setup, verifier, shard);
+        }
     }
 
     fn core_of(&self, shard: u16) -> u16 {
