@@ -5,6 +5,7 @@ use crate::config::{Ceiling, CeilingError, Config, Machine};
 use crate::control::Control;
 use crate::core_loop::{Core, CoreParts, Owned, Owners};
 use crate::effects::{Performer, Place};
+use crate::policy::{self, Policy, PolicyPort};
 use crate::post::Post;
 use crate::runtime::listener::{
     ListenerOptions, bind_listener, bind_local, check_free, local_address, unbind_local,
@@ -21,9 +22,9 @@ use proto::verify::Secp256k1Verifier;
 use proto::{Placement, Secret};
 use rustix::fd::OwnedFd;
 use shards::mesh::{Port, mesh};
-use shards::message::CoreId;
+use shards::message::{CoreId, SUBMIT_CREDIT};
 use shards::shard::{Shard, ShardConfig};
-use shards::{Home, HomeConfig};
+use shards::{Home, HomeConfig, HomeInput};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -98,6 +99,8 @@ pub struct Cluster {
     pub ceiling: Ceiling,
     /// Executors.
     pub executors: usize,
+    /// The operator's plug-ins.
+    pub policy: Policy,
     directory: Arc<DataDirectory>,
     listeners: Vec<Sender<Vec<OwnedFd>>>,
     threads: Vec<JoinHandle<()>>,
@@ -142,6 +145,7 @@ impl Cluster {
             pins: pins.into(),
             config,
         };
+        let (policy, policy_ports) = Policy::start(&common.config, &wakes[..executors])?;
         let (reports, reported) = channel();
         let mut ports = mesh(executors + 1);
         let control_port = ports.pop().expect("a mesh has a port for the control core");
@@ -149,13 +153,14 @@ impl Cluster {
             control: control(&common, control_port, &wakes),
             ceiling,
             executors,
+            policy,
             directory: Arc::clone(&common.directory),
             listeners: Vec::new(),
             threads: Vec::new(),
             local: None,
         };
-        for port in ports {
-            cluster.start_executor(&common, port, &reports)?;
+        for ports in ports.into_iter().zip(policy_ports) {
+            cluster.start_executor(&common, ports, &reports)?;
         }
         drop(reports);
         cluster.wait_until_open(&reported, shards, &mut progress)?;
@@ -165,13 +170,13 @@ impl Cluster {
     fn start_executor(
         &mut self,
         common: &Common,
-        port: Port,
+        ports: (Port, PolicyPort),
         reports: &Sender<Started>,
     ) -> io::Result<()> {
         let (listener, listeners) = channel::<Vec<OwnedFd>>();
         let (common, reports) = (common.clone(), reports.clone());
-        let name = format!("core-{}", port.core());
-        let body = move || executor(&common, port, &reports, &listeners);
+        let name = format!("core-{}", ports.0.core());
+        let body = move || executor(&common, ports, &reports, &listeners);
         self.threads.push(threads::spawn(name, body)?);
         self.listeners.push(listener);
         Ok(())
@@ -224,6 +229,7 @@ impl Cluster {
             listeners.push(vec![bind_listener(address, options)?]);
         }
         listeners[0].push(self.bind_local()?);
+        self.policy.begin();
         self.start(listeners.into_iter())?;
         Ok(address)
     }
@@ -264,6 +270,14 @@ impl Cluster {
         Ok(())
     }
 
+    /// Puts in force what of a reloaded configuration needs no restart.
+    pub fn reconfigure(&mut self, config: Arc<Config>) {
+        // The plug-ins first: cores that are told to ask find somebody there.
+        self.policy.reconfigure(&config);
+        self.control.step(clock::now(), HomeInput::Asks(policy::asks(&config)));
+        self.control.shared().reconfigure(config);
+    }
+
     /// Ends all cores in order: answers out, connections closed, stores written down. `false` when
     /// that took longer than `timeout_ms`.
     pub fn end(mut self, timeout_ms: u64) -> bool {
@@ -271,6 +285,7 @@ impl Cluster {
         if let Some(local) = self.local.take() {
             unbind_local(&local);
         }
+        self.policy.hurry();
         self.control.shared().advance(Phase::Draining);
         loop {
             self.control.advance_drain();
@@ -287,6 +302,15 @@ impl Cluster {
     }
 }
 
+/// Events under way from a home to a shard: as many more than usual as may wait for a plug-in that
+/// is there from the start, so that a slow one is asked about all of them at once.
+fn submit_credit(config: &Config) -> u32 {
+    match policy::asks(config).writes {
+        true => SUBMIT_CREDIT.max(config.policy.in_flight_max as u32),
+        false => SUBMIT_CREDIT,
+    }
+}
+
 fn home_config(common: &Common, core: CoreId) -> HomeConfig {
     let (limits, subscriptions_max, auth_required) = settings::home_limits(&common.config);
     HomeConfig {
@@ -295,6 +319,9 @@ fn home_config(common: &Common, core: CoreId) -> HomeConfig {
         limits,
         subscriptions_max,
         auth_required,
+        public_url: settings::public_url(&common.config),
+        door: policy::asks(&common.config),
+        submit_credit: submit_credit(&common.config),
         // Pages take half of the budget, live events held for slow readers the other half.
         page_bytes_max: common.ceiling.pages_core_bytes as usize / 2,
         seed: entropy::seed(),
@@ -312,15 +339,15 @@ fn control(common: &Common, port: Port, wakes: &Arc<[Wake]>) -> Control {
 /// The life of an executor thread.
 fn executor(
     common: &Common,
-    port: Port,
+    ports: (Port, PolicyPort),
     reports: &Sender<Started>,
     listeners: &Receiver<Vec<OwnedFd>>,
 ) {
-    let core = port.core();
+    let core = ports.0.core();
     if let Some(pin) = common.pins.get(usize::from(core)) {
         machine::pin_thread(*pin);
     }
-    let mut core_loop = match build(common, port, reports) {
+    let mut core_loop = match build(common, ports, reports) {
         Ok(built) => built,
         Err(error) => {
             let _ = reports.send(Started::Failed(error));
@@ -350,7 +377,11 @@ fn fatal(core: CoreId, error: &io::Error) -> ! {
     threads::end_process(1)
 }
 
-fn build(common: &Common, port: Port, reports: &Sender<Started>) -> Result<Core, StartError> {
+fn build(
+    common: &Common,
+    (port, policy): (Port, PolicyPort),
+    reports: &Sender<Started>,
+) -> Result<Core, StartError> {
     let core = port.core();
     let wakes = Arc::clone(common.shared.wakes());
     let wake = wakes[usize::from(core)].clone();
@@ -372,6 +403,7 @@ fn build(common: &Common, port: Port, reports: &Sender<Started>) -> Result<Core,
     let parts = CoreParts {
         reactor,
         post: Post::new(port, wakes, common.executors),
+        policy,
         net: ConnCore::new(net_config, Box::new(verifier)),
         admission: Admission::new(settings::admission(&common.config, common.executors), seed),
         home: Home::new(home_config(common, core)),
@@ -415,6 +447,7 @@ fn open_shard(common: &Common, shard: u16) -> Result<(Owned, Place), OpenError> 
         verify_slice: VERIFY_SLICE,
         recent_ids_max: RECENT_IDS_MAX,
         ring_bytes_max: common.ceiling.ring_shard_bytes as usize,
+        door_in_flight_max: common.config.policy.in_flight_max,
     };
     let verifier = Secp256k1Verifier::new(entropy::seed(), VERIFIER_KEYS_MAX);
     let shard_state = Shard::new(shard_config, store, Box::new(verifier));

@@ -103,6 +103,7 @@ impl Control {
             net: None,
             home: self.home.counters(),
             shards: &ShardCounters::default(),
+            policy: Default::default(),
             timings: &Timings::default(),
             levels,
         };

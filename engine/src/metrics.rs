@@ -3,9 +3,10 @@
 //! A core counts in plain fields of its own and publishes them into its [`Cells`] when somebody
 //! asks; each cell has one writer. No label comes from a peer.
 
+use crate::policy::runner::FIGURES;
 use net::{CloseCause, NetCounters, Refusal};
 use proto::Reason;
-use shards::counters::{HomeCounters, ReasonCounts, ShardCounters};
+use shards::counters::{DoorCounts, HomeCounters, ReasonCounts, ShardCounters};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -67,6 +68,60 @@ pub const TABLE: &[Metric] = &[
         Type::Counter,
         None,
         "Times a core fell off a ring of live events.",
+    ),
+    metric(
+        "policy_asked_total",
+        Type::Counter,
+        Some("door"),
+        "Questions to the policy plug-ins, about events and about reads.",
+    ),
+    metric(
+        "policy_write_answers_total",
+        Type::Counter,
+        Some("answer"),
+        "What was answered about events, defaults included.",
+    ),
+    metric(
+        "policy_read_answers_total",
+        Type::Counter,
+        Some("answer"),
+        "What was answered about reads, defaults included.",
+    ),
+    metric(
+        "policy_timed_out_total",
+        Type::Counter,
+        Some("door"),
+        "Questions that got the default because no answer came in time.",
+    ),
+    metric(
+        "policy_unreachable_total",
+        Type::Counter,
+        Some("door"),
+        "Questions that got the default because the plug-in did not run.",
+    ),
+    metric(
+        "policy_malformed_total",
+        Type::Counter,
+        Some("door"),
+        "Lines of the plug-ins that are no answer.",
+    ),
+    metric(
+        "policy_unmatched_total",
+        Type::Counter,
+        Some("door"),
+        "Answers of the plug-ins to nothing that waits, late ones above all.",
+    ),
+    metric(
+        "policy_restarts_total",
+        Type::Counter,
+        Some("door"),
+        "Times a policy plug-in was started again.",
+    ),
+    metric(
+        "policy_in_flight",
+        Type::Gauge,
+        Some("door"),
+        "Questions that wait for a policy plug-in.",
     ),
     metric("connections", Type::Gauge, None, "Open connections."),
     metric("subscriptions", Type::Gauge, None, "Open subscriptions."),
@@ -147,6 +202,9 @@ pub struct Levels {
 const BUDGETS: [&str; 5] = ["outbox", "input", "pages", "store", "live"];
 const OUTCOMES: [&str; 6] =
     ["accepted", "rejected", "duplicate", "replaced", "ephemeral", "deleted"];
+const DOORS: [&str; 2] = ["write", "read"];
+const ANSWERS: [&str; 4] = ["accepted", "rejected", "shadow_rejected", "unavailable"];
+const POLICY: usize = DOORS.len() * (1 + ANSWERS.len() + FIGURES);
 const REASONS: usize = Reason::ALL.len();
 const CLOSES: usize = CloseCause::ALL.len();
 const REFUSALS: usize = Refusal::ALL.len();
@@ -154,8 +212,14 @@ const PLAIN: usize = 10;
 const LEVELS: usize = 3 + BUDGETS.len();
 const HISTOGRAM_CELLS: usize = BOUNDS_US.len() + 2;
 const HISTOGRAMS: usize = 4;
-const CELLS: usize =
-    OUTCOMES.len() + REASONS + CLOSES + REFUSALS + PLAIN + LEVELS + HISTOGRAMS * HISTOGRAM_CELLS;
+const CELLS: usize = OUTCOMES.len()
+    + REASONS
+    + CLOSES
+    + REFUSALS
+    + PLAIN
+    + POLICY
+    + LEVELS
+    + HISTOGRAMS * HISTOGRAM_CELLS;
 
 /// The published figures of one core, in the order of the table. Written by that core only.
 pub struct Cells {
@@ -179,6 +243,8 @@ pub struct Snapshot<'a> {
     pub home: &'a HomeCounters,
     /// Of its shards, summed.
     pub shards: &'a ShardCounters,
+    /// Of the plug-ins, by door. They are the whole relay's, so only one core says them.
+    pub policy: [[u64; FIGURES]; 2],
     /// Measured by the loop.
     pub timings: &'a Timings,
     /// Levels.
@@ -193,6 +259,7 @@ pub fn add_shard(sum: &mut ShardCounters, shard: &ShardCounters) {
     sum.deleted += shard.deleted;
     sum.refused.merge(&shard.refused);
     sum.verified += shard.verified;
+    sum.door.merge(&shard.door);
     sum.pages += shard.pages;
     sum.rows_scanned += shard.rows_scanned;
     sum.rows_sent += shard.rows_sent;
@@ -227,6 +294,11 @@ impl Cells {
             snapshot.shards.verified,
             snapshot.shards.fell_behind,
         ]);
+        let doors = [&snapshot.shards.door, &snapshot.home.door];
+        values.extend(doors.map(|door| door.asked));
+        values.extend(doors.into_iter().flat_map(answers));
+        let [write, read] = &snapshot.policy;
+        values.extend(write.iter().zip(read).flat_map(|(write, read)| [*write, *read]));
         let levels = &snapshot.levels;
         values.extend([
             levels.connections,
@@ -249,6 +321,10 @@ impl Cells {
         }
         self.published.store(epoch, Ordering::Release);
     }
+}
+
+fn answers(door: &DoorCounts) -> [u64; ANSWERS.len()] {
+    [door.accepted, door.rejected, door.shadowed, door.unavailable]
 }
 
 fn outcomes(shards: &ShardCounters, home: &HomeCounters) -> [u64; OUTCOMES.len()] {
@@ -317,6 +393,8 @@ fn labels_of(metric: &Metric) -> Labels {
         (_, None) => Labels::None,
         (_, Some("core")) => Labels::Core,
         (_, Some("outcome")) => Labels::Named(OUTCOMES.to_vec()),
+        (_, Some("door")) => Labels::Named(DOORS.to_vec()),
+        (_, Some("answer")) => Labels::Named(ANSWERS.to_vec()),
         (_, Some("budget")) => Labels::Named(BUDGETS.to_vec()),
         ("refused_total", _) => Labels::Named(Reason::ALL.iter().map(|r| r.label()).collect()),
         ("not_admitted_total", _) => {
@@ -349,8 +427,11 @@ mod tests {
         let mut net = NetCounters::default();
         net.refuse(Reason::ALL[REASONS - 1]);
         net.messages = 7;
-        let home = HomeCounters { deliveries: 5, ..HomeCounters::default() };
-        let shards = ShardCounters { accepted: 3, fell_behind: 9, ..ShardCounters::default() };
+        let door = DoorCounts { unavailable: 19, ..DoorCounts::default() };
+        let home = HomeCounters { deliveries: 5, door, ..HomeCounters::default() };
+        let door = DoorCounts { asked: 17, ..DoorCounts::default() };
+        let shards =
+            ShardCounters { accepted: 3, fell_behind: 9, door, ..ShardCounters::default() };
         let mut timings = Timings::default();
         timings.ingest.record_us(50);
         timings.ingest.record_us(51);
@@ -359,7 +440,9 @@ mod tests {
         let cores = [Cells::default(), Cells::default()];
         for (epoch, core) in cores.iter().enumerate() {
             let (net, home, shards) = (Some(&net), &home, &shards);
-            let snapshot = Snapshot { net, home, shards, timings: &timings, levels };
+            let mut policy = [[0; FIGURES]; 2];
+            policy[1][FIGURES - 1] = 15;
+            let snapshot = Snapshot { net, home, shards, policy, timings: &timings, levels };
             core.publish(&snapshot, epoch as u64);
         }
         let text = render(&cores);
@@ -370,6 +453,9 @@ mod tests {
             "turnpike_messages_total 14",
             "turnpike_live_deliveries_total 10",
             "turnpike_fell_behind_total 18",
+            "turnpike_policy_asked_total{door=\"write\"} 34",
+            "turnpike_policy_read_answers_total{answer=\"unavailable\"} 38",
+            "turnpike_policy_in_flight{door=\"read\"} 30",
             "turnpike_connections 22",
             "turnpike_mailbox_depth{core=\"1\"} 0",
             "turnpike_bytes_held{budget=\"live\"} 26",

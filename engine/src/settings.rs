@@ -34,6 +34,11 @@ pub fn home_limits(config: &Config) -> (Limits, usize, bool) {
     (limits(config), config.limits.subscriptions_max, config.limits.auth_required)
 }
 
+/// What this relay is called from outside, if that is known.
+pub fn public_url(config: &Config) -> Option<String> {
+    text(&config.relay.public_url)
+}
+
 /// Who may read the metrics.
 pub fn metrics_allow(config: &Config) -> TrustedProxies {
     blocks(&config.network.metrics_allow)
@@ -74,7 +79,7 @@ pub fn first_conn_config(config: &Config, ceiling: &Ceiling) -> ConnConfig {
 pub fn conn_config(config: &Config, before: &ConnConfig) -> ConnConfig {
     let network = &config.network;
     let rates = &config.rates;
-    let public_url = text(&config.relay.public_url);
+    let public_url = public_url(config);
     ConnConfig {
         limits: limits(config),
         timeouts: Timeouts {

@@ -161,7 +161,7 @@ impl Service<'_> {
 
     /// Puts what can change while running in force, and says what cannot. A configuration with an
     /// error changes nothing.
-    fn reload(&self, current: Arc<Config>, cluster: &Cluster) -> Arc<Config> {
+    fn reload(&self, current: Arc<Config>, cluster: &mut Cluster) -> Arc<Config> {
         let new = match self.configure_again() {
             Ok(new) => new,
             Err(Failure::Usage(error) | Failure::Failed(error) | Failure::Held(error)) => {
@@ -179,7 +179,7 @@ impl Service<'_> {
         }
         let merged = Arc::new(merged);
         log::set_level(merged.runtime.log_level);
-        cluster.control.shared().reconfigure(Arc::clone(&merged));
+        cluster.reconfigure(Arc::clone(&merged));
         log::line(Level::Info, "configuration reloaded");
         merged
     }

@@ -7,11 +7,13 @@ use crate::runtime::reactor::{Peer, Reactor, Sending};
 use crate::runtime::slots::SocketId;
 use crate::runtime::{clock, entropy};
 use net::admission::Admitted;
-use net::{Admission, CloseCause, Conn, ConnCore, ConnEvent, Pushed, Teardown, TrustedProxies};
+use net::{
+    Admission, CloseCause, Conn, ConnCore, ConnEvent, Pushed, Teardown, Trust, TrustedProxies,
+};
 use proto::{ClientMessage, EventId, Now, SeededMap, SeededState};
 use shards::message::Client;
 use shards::{Home, HomeEffects, HomeInput, Reply};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::rc::Rc;
 
 /// Requests whose duration is being measured, per core; more go unmeasured.
@@ -111,7 +113,8 @@ impl Clients {
             && self.unparked.is_empty()
             && self.pauses.is_empty()
             && self.effects.replies.is_empty()
-            && self.effects.to_shard.is_empty())
+            && self.effects.to_shard.is_empty()
+            && self.effects.door.is_empty())
     }
 
     fn entry(&mut self, socket: SocketId) -> Option<&mut Entry> {
@@ -148,15 +151,14 @@ impl Clients {
         if self.entries.len() <= place {
             self.entries.resize_with(place + 1, || None);
         }
-        let address = match peer {
-            Peer::Remote(address) => address.ip().to_canonical(),
-            Peer::Local => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        };
-        let mut conn = Conn::new(now, address, entropy::bytes(), &self.net);
-        let admitted = match peer {
-            Peer::Remote(_) => self.admit(now, address, &mut conn),
-            // Its owner stands above the limits on strangers.
-            Peer::Local => None,
+        let (mut conn, admitted) = match peer {
+            Peer::Remote(address) => self.admit(now, address.ip().to_canonical()),
+            // The operator's own: above the limits on strangers.
+            Peer::Local => {
+                let input = HomeInput::Trusted(client_of(socket));
+                self.home.step(now, input, &mut self.effects);
+                (Conn::of_operator(now, entropy::bytes(), &self.net), None)
+            }
         };
         if self.is_draining {
             conn.begin_close(now, CloseCause::ShuttingDown, &mut self.net);
@@ -176,13 +178,14 @@ impl Clients {
         self.warn_of_crowds(now);
     }
 
-    fn admit(&mut self, now: Now, address: IpAddr, conn: &mut Conn) -> Option<Admitted> {
+    fn admit(&mut self, now: Now, address: IpAddr) -> (Conn, Option<Admitted>) {
+        let mut conn = Conn::new(now, address, entropy::bytes(), &self.net);
         let trusted = &self.net.config.trusted_proxies;
         match self.admission.admit(now.monotonic_ms, address, trusted) {
-            Ok(admitted) => Some(admitted),
+            Ok(admitted) => (conn, Some(admitted)),
             Err(refusal) => {
                 conn.refuse_admission(now, refusal, &mut self.net);
-                None
+                (conn, None)
             }
         }
     }
@@ -242,8 +245,16 @@ impl Clients {
                     let input = HomeInput::Gone(client_of(entry.socket));
                     self.home.step(now, input, &mut self.effects);
                 }
-                ConnEvent::Opened => {}
+                ConnEvent::Opened => self.opened(now, entry),
             }
+        }
+    }
+
+    /// The policy door is told where a client comes from; of the operator's own it is told nothing.
+    fn opened(&mut self, now: Now, entry: &Entry) {
+        if entry.conn.trust() == Trust::Public {
+            let input = HomeInput::Address(client_of(entry.socket), entry.conn.address());
+            self.home.step(now, input, &mut self.effects);
         }
     }
 
@@ -339,11 +350,12 @@ impl Clients {
 
     fn reply(&mut self, now: Now, reply: Reply) {
         match reply {
-            Reply::Ok { client, id, result } => {
+            Reply::Ok { client, id, result, note } => {
                 if let Some(since_us) = self.events_since_us.remove(&(client.slot, id)) {
                     self.timings.ingest.record_us(clock::monotonic_us() - since_us);
                 }
-                self.with_conn(client, |conn, net| conn.reply_ok(now, &id, result, None, net));
+                let note = note.as_deref();
+                self.with_conn(client, |conn, net| conn.reply_ok(now, &id, result, note, net));
             }
             // Both come at the reader's own pace: the home waits when its outbox is full.
             Reply::Stored { client, sub, event } | Reply::Held { client, sub, event } => {
@@ -354,9 +366,16 @@ impl Clients {
                 self.query_done(client, &sub);
                 self.with_conn(client, |conn, net| conn.reply_eose(&sub, completeness, net));
             }
-            Reply::Closed { client, sub, reason } => {
+            Reply::Closed { client, sub, reason, note } => {
                 self.queries_since_us.remove(&(client.slot, Rc::clone(&sub)));
-                self.with_conn(client, |conn, net| conn.reply_closed(now, &sub, reason, None, net));
+                let note = note.as_deref();
+                self.with_conn(client, |conn, net| conn.reply_closed(now, &sub, reason, note, net));
+            }
+            Reply::NegErr { client, sub, reason, note, records_max } => {
+                let note = note.as_deref();
+                self.with_conn(client, |conn, net| {
+                    conn.reply_neg_err(now, &sub, reason, note, records_max, net)
+                });
             }
             Reply::Count { client, sub, count } => {
                 self.with_conn(client, |conn, net| conn.reply_count(&sub, count, false, None, net));

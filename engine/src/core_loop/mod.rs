@@ -12,6 +12,7 @@ pub use owners::{Owned, Owners};
 
 use crate::config::Config;
 use crate::metrics::{self, Levels, Snapshot};
+use crate::policy::{self, PolicyPort};
 use crate::post::Post;
 use crate::runtime::clock;
 use crate::runtime::reactor::{Completion, Reactor};
@@ -38,6 +39,7 @@ pub struct Core {
     clients: Clients,
     owners: Owners,
     post: Post,
+    policy: PolicyPort,
     shared: Arc<Shared>,
     next_tick_ms: u64,
     config_epoch: u64,
@@ -68,6 +70,8 @@ pub struct CoreParts {
     pub reactor: Reactor,
     /// Its end of the mesh.
     pub post: Post,
+    /// Its way to the policy plug-ins.
+    pub policy: PolicyPort,
     /// The connections' common state.
     pub net: ConnCore,
     /// Who may connect.
@@ -85,13 +89,14 @@ pub struct CoreParts {
 impl Core {
     /// A core that serves nobody yet.
     pub fn new(parts: CoreParts, config: &Config) -> Self {
-        let CoreParts { reactor, post, net, admission, home, owners, shared, seed } = parts;
+        let CoreParts { reactor, post, policy, net, admission, home, owners, shared, seed } = parts;
         let allow = settings::metrics_allow(config);
         Self {
             reactor,
             clients: Clients::new(net, admission, home, allow, seed),
             owners,
             post,
+            policy,
             config_epoch: shared.config_epoch(),
             shared,
             next_tick_ms: 0,
@@ -159,6 +164,7 @@ impl Core {
         self.clients.flush(now, &mut self.reactor);
         self.exchange(now)?;
         self.post.flush();
+        self.policy.flush();
         self.advance_drain(now);
         Ok(())
     }
@@ -207,6 +213,8 @@ impl Core {
         let new = settings::home_limits(&config);
         let input = HomeInput::Reconfigure(Box::new(new));
         self.clients.home.step(now, input, &mut self.clients.effects);
+        let input = HomeInput::Asks(policy::asks(&config));
+        self.clients.home.step(now, input, &mut self.clients.effects);
     }
 
     /// Publishes this core's figures if anybody asked, and answers those who asked here.
@@ -243,6 +251,8 @@ impl Core {
             net: Some(&clients.net.counters),
             home: clients.home.counters(),
             shards: &stats.counters,
+            // Of the whole relay, and summed over cores like everything else.
+            policy: if self.post.core() == 0 { self.policy.figures() } else { Default::default() },
             timings: &clients.timings,
             levels,
         };
@@ -255,6 +265,7 @@ impl Core {
 
     /// Lets home and shards step until they are quiet, or the turn has done enough.
     fn settle(&mut self, now: Now) -> io::Result<()> {
+        self.take_verdicts(now);
         self.exchange(now)?;
         self.owners.turn(now);
         if self.clients.home.has_work() {
@@ -272,6 +283,20 @@ impl Core {
         Ok(())
     }
 
+    /// Hands the plug-ins' answers to those who asked. No more can be there than this core has asked
+    /// for, and the wake that announced them does not come again: so all are taken.
+    fn take_verdicts(&mut self, now: Now) {
+        while let Some((asker, answer)) = self.policy.next_answer() {
+            match asker {
+                Some(shard) => self.owners.door_answered(now, shard, answer),
+                None => {
+                    let input = HomeInput::Door(answer);
+                    self.clients.home.step(now, input, &mut self.clients.effects);
+                }
+            }
+        }
+    }
+
     /// Carries messages between this core's home, its shards and the other cores.
     fn exchange(&mut self, now: Now) -> io::Result<()> {
         for _ in 0..MESSAGES_MAX {
@@ -279,7 +304,10 @@ impl Core {
             for (shard, message) in to_shard.drain(..) {
                 self.post.to_shard(shard, message);
             }
-            self.owners.perform(now, &mut self.reactor, &mut self.post)?;
+            for question in self.clients.effects.door.drain(..) {
+                self.policy.ask_read(question);
+            }
+            self.owners.perform(now, &mut self.reactor, (&mut self.post, &mut self.policy))?;
             match self.post.take() {
                 None => break,
                 Some(Envelope::Shard { from, to, message }) => {

@@ -2,10 +2,12 @@
 
 use crate::effects::Performer;
 use crate::metrics;
+use crate::policy::PolicyPort;
 use crate::post::Post;
 use crate::runtime::log_thread::LogDone;
 use crate::runtime::reactor::Reactor;
 use proto::Now;
+use shards::door;
 use shards::message::{CoreId, ShardId, ShardStats, ToShard};
 use shards::shard::{Shard, ShardEffects, ShardInput};
 use std::io;
@@ -46,15 +48,25 @@ impl Owners {
         self.is_cut_short
             || self.performer.has_answer()
             || self.owned.iter().any(|(_, shard, effects)| {
-                shard.has_work() || !effects.store.is_empty() || !effects.to_home.is_empty()
+                let ShardEffects { store, to_home, door, .. } = effects;
+                shard.has_work() || !(store.is_empty() && to_home.is_empty() && door.is_empty())
             })
     }
 
     /// Takes a message for one of the shards.
     pub(super) fn message(&mut self, now: Now, from: CoreId, to: ShardId, message: ToShard) {
+        self.step(now, to, ShardInput::From(from, message));
+    }
+
+    /// A policy plug-in has answered one of the shards.
+    pub(super) fn door_answered(&mut self, now: Now, to: ShardId, answer: door::Answer) {
+        self.step(now, to, ShardInput::Door(answer));
+    }
+
+    fn step(&mut self, now: Now, to: ShardId, input: ShardInput) {
         let owned = self.owned.iter_mut().find(|(id, ..)| *id == to);
-        let (_, shard, effects) = owned.expect("the post sends each shard's mail to its core");
-        shard.step(now, ShardInput::From(from, message), effects);
+        let (_, shard, effects) = owned.expect("each shard's mail is sent to its core");
+        shard.step(now, input, effects);
     }
 
     /// The end of a loop turn: verify, write, send live events.
@@ -91,7 +103,7 @@ impl Owners {
         &mut self,
         now: Now,
         reactor: &mut Reactor,
-        post: &mut Post,
+        (post, policy): (&mut Post, &mut PolicyPort),
     ) -> io::Result<()> {
         self.is_cut_short = false;
         for _ in 0..STEPS_MAX {
@@ -101,6 +113,9 @@ impl Owners {
                 }
                 for (core, message) in effects.to_home.drain(..) {
                     post.to_home(core, *id, message);
+                }
+                for question in effects.door.drain(..) {
+                    policy.ask_write(*id, question);
                 }
                 for effect in effects.store.drain(..) {
                     self.performer.perform(now, place, effect, reactor)?;

@@ -10,6 +10,8 @@ use net::outbox::CHUNK_BYTES;
 use net::{Admission, ConnConfig, ConnCore};
 use proto::verify::Secp256k1Verifier;
 use proto::{Placement, Secret};
+use shards::door::Asks;
+use shards::message::SUBMIT_CREDIT;
 use shards::{Home, HomeConfig};
 
 /// Clients whose outboxes may hold `outbox_bytes_max` together.
@@ -27,6 +29,9 @@ fn clients(outbox_bytes_max: usize) -> Clients {
         limits,
         subscriptions_max,
         auth_required,
+        public_url: None,
+        door: Asks::NOTHING,
+        submit_credit: SUBMIT_CREDIT,
         page_bytes_max: 1 << 20,
         seed: entropy::seed(),
     });

@@ -86,11 +86,12 @@ pub struct Plugin {
 
 impl Plugin {
     /// Runs `command` under `sh -c`, in a process group of its own: it is ended by us and not by a
-    /// signal to the relay's group. Of our descriptors it inherits none: all are close-on-exec.
+    /// signal to the relay's group. Of our descriptors it inherits none but its pipes.
     ///
     /// # Errors
     /// When no process can be made. A command that does not exist is found out by the shell.
     pub fn start(command: &str) -> io::Result<Self> {
+        close_all_on_exec();
         let mut child = Command::new("/bin/sh")
             .arg("-c")
             .arg(command)
@@ -218,6 +219,18 @@ impl Drop for Plugin {
     fn drop(&mut self) {
         self.reap();
     }
+}
+
+/// Marks every descriptor of this process that a program we start must not have: LMDB leaves that of
+/// its data file open to all, and whoever started us may have left some, too. Kernels before 5.11
+/// cannot; there the plug-in gets them and has no use for them.
+fn close_all_on_exec() {
+    const FIRST: libc::c_uint = 3;
+    // SAFETY: with this flag the call closes nothing; it sets a flag on descriptors of ours whose
+    // only effect is on programs that are started, and none of those is meant to have them.
+    let _ = unsafe {
+        libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
+    };
 }
 
 /// Hands on what `pipe` holds; closes it at its end.
@@ -351,6 +364,20 @@ mod tests {
         plugin.terminate();
         until_left(&mut plugin);
         assert!(plugin.reap().unwrap().code().is_none(), "a signal ended it");
+    }
+
+    #[test]
+    fn it_inherits_its_pipes_and_nothing_else() {
+        let (open, _other_end) = std::io::pipe().unwrap();
+        rustix::io::fcntl_setfd(&open, rustix::io::FdFlags::empty()).unwrap();
+        let listed = "for fd in /proc/$$/fd/*; do readlink \"$fd\"; done; echo end";
+        let mut plugin = Plugin::start(listed).unwrap();
+        let mut all = Vec::new();
+        while all.last().is_none_or(|last| last != "out end") {
+            all.extend(said(&mut plugin, 1));
+        }
+        assert_eq!(all.len(), 4, "{all:?}");
+        assert!(all[..3].iter().all(|name| name.starts_with("out pipe:")), "{all:?}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use tungstenite::client::IntoClientRequest;
 use tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tungstenite::{Message, WebSocket};
 
@@ -52,6 +53,11 @@ impl Client {
         Self::over(TcpStream::connect(address).unwrap(), address)
     }
 
+    /// A client whose upgrade request has these headers, too.
+    pub fn connect_with(address: SocketAddr, headers: &[(&'static str, &str)]) -> Self {
+        Self::asking(TcpStream::connect(address).unwrap(), address, headers)
+    }
+
     /// A client whose kernel takes little ahead of it, so that a pause here is a pause there. Much
     /// less than this would be below two segments of the loopback device, and TCP would crawl.
     pub fn connect_narrow(address: SocketAddr) -> Self {
@@ -61,12 +67,19 @@ impl Client {
     }
 
     fn over(stream: TcpStream, address: SocketAddr) -> Self {
+        Self::asking(stream, address, &[])
+    }
+
+    fn asking(stream: TcpStream, address: SocketAddr, headers: &[(&'static str, &str)]) -> Self {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
-        let url = format!("ws://{address}/");
+        let mut request = format!("ws://{address}/").into_client_request().unwrap();
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().unwrap());
+        }
         let (socket, _) =
-            tungstenite::client::client_with_config(url.as_str(), stream, Some(config)).unwrap();
+            tungstenite::client::client_with_config(request, stream, Some(config)).unwrap();
         Self { socket, address, kept: VecDeque::new(), challenge: None, subscriptions: 0 }
     }
 

@@ -291,6 +291,10 @@ impl Relay {
         client::Client::connect(self.address)
     }
 
+    pub fn connect_with(&self, headers: &[(&'static str, &str)]) -> client::Client {
+        client::Client::connect_with(self.address, headers)
+    }
+
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
