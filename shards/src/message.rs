@@ -14,6 +14,7 @@ use proto::nip::nip45::Hll;
 use proto::nip::nip77::Accumulator;
 use proto::{Event, EventId, Filter, PublicKey, Reason};
 use std::sync::Arc;
+use store::store::CompactionProgress;
 use store::effect::Position;
 
 /// Index of a core (executor); the control core comes after the executors.
@@ -221,6 +222,9 @@ pub enum ToShard {
         /// Which of them may never come back.
         ban: Ban,
     },
+    /// Rewrite every log segment in which anything is dead. [`ShardStats::compaction`] says how far
+    /// that is.
+    Compact,
     /// What does the shard hold? Answer: [`ToHome::Stats`].
     Stats {
         /// Comes back.
@@ -263,6 +267,10 @@ pub struct ShardStats {
     pub live_bytes: usize,
     /// Events waiting for a decision or for durability.
     pub ingest_depth: usize,
+    /// How far the compaction that the operator asked for is; nothing when none is under way.
+    pub compaction: Option<CompactionProgress>,
+    /// Log segments written by rewriting since the start, and the bytes that it gave back.
+    pub rewritten: (u64, u64),
 }
 
 /// From a shard to a home.

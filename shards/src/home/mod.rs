@@ -137,6 +137,8 @@ pub enum HomeInput {
         /// Whether they may never come back.
         ban: bool,
     },
+    /// The operator asks every shard to rewrite what anything is dead in.
+    Compact,
     /// What do the shards hold?
     Stats(Client),
     /// A shard answered.
@@ -428,6 +430,10 @@ impl Home {
                 self.start(now, query::Request::scan_count(client, filters), fx);
             }
             HomeInput::Remove { client, ids, ban } => self.remove(client, ids, ban, fx),
+            HomeInput::Compact => {
+                let shards = 0..self.config.placement.shards();
+                fx.to_shard.extend(shards.map(|shard| (shard, ToShard::Compact)));
+            }
             HomeInput::Stats(client) => self.gather(client, fx),
             HomeInput::From(shard, message) => self.shard_message(now, shard, message, fx),
             HomeInput::Turn => self.turn(now, fx),

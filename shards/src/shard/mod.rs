@@ -155,13 +155,16 @@ impl Shard {
 
     /// What the shard holds.
     pub fn stats(&self) -> ShardStats {
+        let stats = self.store.stats();
         ShardStats {
             counters: self.counters.clone(),
             durable: self.store.durable(),
-            applied: self.store.stats().applied,
+            applied: stats.applied,
             store_bytes: self.store.bytes_held(),
             live_bytes: self.live.bytes(),
             ingest_depth: self.ingest.depth(),
+            compaction: self.store.compaction(),
+            rewritten: (stats.rewrites, stats.bytes_reclaimed),
         }
     }
 
@@ -198,6 +201,7 @@ impl Shard {
             ToShard::Remove { query, ids, ban } => {
                 self.removals.push_back(Removal { core, query, ids, ban });
             }
+            ToShard::Compact => self.store.compact(now, &mut fx.store),
             ToShard::Stats { query } => {
                 let stats = Box::new(self.stats());
                 fx.to_home.push((core, ToHome::Stats { query, stats }));
