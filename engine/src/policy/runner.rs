@@ -86,6 +86,9 @@ struct Retiring {
     is_asked: bool,
 }
 
+/// Hands verdicts on to those who asked, and empties the list.
+pub(super) type Deliver<Q> = Box<dyn FnMut(&mut Verdicts<Q>) + Send>;
+
 /// Owned by its thread.
 pub(super) struct Runner<Q> {
     /// How the log names it.
@@ -93,7 +96,7 @@ pub(super) struct Runner<Q> {
     desk: Desk<Q>,
     orders: Receiver<Order<Q>>,
     wake: Wake,
-    deliver: Box<dyn FnMut(&mut Verdicts<Q>) + Send>,
+    deliver: Deliver<Q>,
     figures: Arc<[Figures; 2]>,
     place: usize,
     current: Option<(Run, Plugin)>,
@@ -112,7 +115,7 @@ impl<Q: Question> Runner<Q> {
         name: &'static str,
         desk: Desk<Q>,
         (orders, wake): (Receiver<Order<Q>>, Wake),
-        deliver: Box<dyn FnMut(&mut Verdicts<Q>) + Send>,
+        deliver: Deliver<Q>,
         (figures, place): (Arc<[Figures; 2]>, usize),
     ) -> Self {
         Self {
