@@ -108,6 +108,8 @@ fn home(setup: &Setup, core: u16) -> Home {
         door: setup.door,
         submit_credit: setup.submit_credit,
         page_bytes_max: 64 << 20,
+        filter_bytes_max: setup.filter_bytes_max,
+        neg: setup.neg.clone(),
         seed: seed(),
     })
 }
