@@ -261,7 +261,8 @@ pub fn sets_of(data: &[u8]) -> Option<(Sets, [usize; 2], u8)> {
         if whose & 4 == 0 {
             id = Choices(seed).id();
         } else {
-            id.0[24..].copy_from_slice(&seed.to_be_bytes());
+            // Numbers in a row would have the same sums in many ways; ids are hashes.
+            id.0[24..].copy_from_slice(&Choices(seed).next().to_be_bytes());
         }
         if seen.insert(id) {
             let set = match whose % 4 {
