@@ -21,6 +21,7 @@ use net::{Admission, ConnCore};
 use proto::verify::Secp256k1Verifier;
 use proto::{Placement, Secret};
 use rustix::fd::OwnedFd;
+use shards::home::NegConfig;
 use shards::mesh::{Port, mesh};
 use shards::message::{CoreId, SUBMIT_CREDIT};
 use shards::shard::{Shard, ShardConfig};
@@ -43,6 +44,8 @@ const VERIFIER_KEYS_MAX: usize = 8_192;
 pub const RELAY_SOCKET: &str = "relay.sock";
 /// Connections to it that may wait to be accepted.
 const LOCAL_BACKLOG: i32 = 64;
+/// Bytes of open filters of one core's clients.
+const FILTER_BYTES_MAX: usize = 16 << 20;
 /// Signatures that a shard checks in one turn.
 const VERIFY_SLICE: usize = 16;
 /// Ids that answer a duplicate without a look at the store, per shard.
@@ -322,6 +325,8 @@ fn home_config(common: &Common, core: CoreId) -> HomeConfig {
         public_url: settings::public_url(&common.config),
         door: policy::asks(&common.config),
         submit_credit: submit_credit(&common.config),
+        filter_bytes_max: FILTER_BYTES_MAX,
+        neg: NegConfig::default(),
         // Pages take half of the budget, live events held for slow readers the other half.
         page_bytes_max: common.ceiling.pages_core_bytes as usize / 2,
         seed: entropy::seed(),

@@ -377,13 +377,19 @@ impl Clients {
                     conn.reply_neg_err(now, &sub, reason, note, records_max, net)
                 });
             }
-            Reply::Count { client, sub, count } => {
-                self.with_conn(client, |conn, net| conn.reply_count(&sub, count, false, None, net));
+            Reply::Count { client, sub, count, approximate, hll } => {
+                let hll = hll.as_deref();
+                self.with_conn(client, |conn, net| {
+                    conn.reply_count(&sub, count, approximate, hll, net)
+                });
+            }
+            Reply::NegMsg { client, sub, message } => {
+                self.with_conn(client, |conn, net| conn.reply_neg_msg(&sub, &message, net));
             }
             Reply::Unpark(client) => self.unparked.push(socket_of(client)),
             // Parking was acted upon when the message was handed over; only the control core asks
-            // for statistics.
-            Reply::Park(_) | Reply::Stats { .. } => {}
+            // for statistics and removes.
+            Reply::Park(_) | Reply::Stats { .. } | Reply::Removed { .. } => {}
         }
     }
 

@@ -11,6 +11,7 @@ use net::{Admission, ConnConfig, ConnCore};
 use proto::verify::Secp256k1Verifier;
 use proto::{Placement, Secret};
 use shards::door::Asks;
+use shards::home::NegConfig;
 use shards::message::SUBMIT_CREDIT;
 use shards::{Home, HomeConfig};
 
@@ -32,6 +33,8 @@ fn clients(outbox_bytes_max: usize) -> Clients {
         public_url: None,
         door: Asks::NOTHING,
         submit_credit: SUBMIT_CREDIT,
+        filter_bytes_max: 1 << 20,
+        neg: NegConfig::default(),
         page_bytes_max: 1 << 20,
         seed: entropy::seed(),
     });
