@@ -2,7 +2,8 @@
 //! block and in the pool otherwise, checkpoints in the pool.
 //!
 //! A failed write, sync or commit comes back as an error that ends the process: after it nothing in
-//! the page cache can be trusted, and nobody may be answered.
+//! the page cache can be trusted, and nobody may be answered. Only a full disk does not: room is
+//! made before a write begins, so that nothing has been written when there is none.
 #![allow(clippy::disallowed_types, reason = "segment files are opened for the reactor to write to")]
 
 use crate::runtime::log_thread::{LogDone, LogJob, LogWrite};
@@ -18,8 +19,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use store::{
-    Bodies, Index, Loc, LogEffect, Segments, Seq, StoreEffect, StoreInput, WorldError, record,
-    rewrite,
+    Bodies, Index, Loc, LogEffect, Segments, Seq, StoreEffect, StoreInput, Unwritten, WorldError,
+    file, record, rewrite,
 };
 
 /// After a read that had to wait for the disk, reads of the shard go to the pool for this long.
@@ -65,6 +66,8 @@ struct Writing {
     file: Arc<OwnedFd>,
     /// The file holds bytes (zeros, if nothing else) up to here.
     written_to: u64,
+    /// The disk has set room aside up to here.
+    reserved_to: u64,
 }
 
 struct World {
@@ -77,8 +80,18 @@ struct World {
 /// A log effect under way.
 struct UnderWay {
     owner: usize,
-    answer: StoreInput,
+    then: Then,
     since_us: u64,
+}
+
+/// What follows when log work is done.
+enum Then {
+    /// The store hears of it.
+    Answer(StoreInput),
+    /// The store hears that the segment exists, or gets the effect back.
+    Created { segment: Seq, header: Vec<u8> },
+    /// There is room up to `end`: now the write.
+    Write { effect: LogEffect, end: u64 },
 }
 
 /// The performer of one core's store effects. Owned by the core; bounded by what its stores keep
@@ -113,6 +126,11 @@ impl Performer {
         }
     }
 
+    /// Free bytes of the disk that the shards are on, as far as the system says.
+    pub fn free_bytes(&self) -> Option<u64> {
+        machine::free_bytes(&self.worlds.first()?.place.log_dir)
+    }
+
     /// Whether an answer is there without waiting.
     pub fn has_answer(&self) -> bool {
         !self.ready.is_empty()
@@ -138,8 +156,13 @@ impl Performer {
             StoreEffect::Log(effect) => return self.log(owner, effect, reactor),
             StoreEffect::Checkpoint(checkpoint) => {
                 self.in_pool(owner, true, move |index, segments| {
-                    match index.checkpoint(&checkpoint.generation, &Log(segments)) {
+                    let generation = &checkpoint.generation;
+                    let applied = index
+                        .reserve(generation.records(), generation.bytes_held() as u64)
+                        .and_then(|()| index.checkpoint(generation, &Log(segments)));
+                    match applied {
                         Ok(applied) => StoreInput::Checkpointed { applied },
+                        Err(WorldError::NoSpace(_)) => StoreInput::NoSpace(Unwritten::Checkpoint),
                         Err(error) => StoreInput::Failed(error),
                     }
                 });
@@ -256,67 +279,127 @@ impl Performer {
         self.last_tag += 1;
         let tag = self.last_tag;
         let world = &mut self.worlds[owner];
-        let answer = match effect {
+        let then = match effect {
             LogEffect::Create { segment, header } => {
                 world.writing = None;
                 let segments = Arc::clone(&world.place.segments);
-                let create = move || segments().create(segment, &header).map_err(to_io);
+                let first = header.clone();
+                let create = move || segments().create(segment, &first).map_err(to_io);
                 reactor.log_job(LogJob { tag, run: Box::new(create) });
-                StoreInput::SegmentCreated { segment }
+                Then::Created { segment, header }
             }
-            LogEffect::Write { segment, offset, bytes, through } => {
-                let write = world.write(tag, segment, offset, bytes)?;
-                reactor.log_write(write);
-                StoreInput::LogDurable { through }
+            LogEffect::Write { segment, offset, ref bytes, .. } => {
+                let end = world.end_of(segment, offset, bytes.len())?;
+                match world.missing_room(end) {
+                    Some((file, from)) => {
+                        let reserve = move || file::reserve_file(&*file, from, end);
+                        reactor.log_job(LogJob { tag, run: Box::new(reserve) });
+                        Then::Write { effect, end }
+                    }
+                    None => world.write(tag, effect, end, reactor)?,
+                }
             }
             LogEffect::Seal { segment, length } => {
                 world.writing = None;
                 let segments = Arc::clone(&world.place.segments);
                 let seal = move || segments().seal(segment, length).map_err(to_io);
                 reactor.log_job(LogJob { tag, run: Box::new(seal) });
-                StoreInput::SegmentSealed { segment }
+                Then::Answer(StoreInput::SegmentSealed { segment })
             }
         };
         let since_us = clock::monotonic_us();
-        self.under_way.insert(tag, UnderWay { owner, answer, since_us });
+        self.under_way.insert(tag, UnderWay { owner, then, since_us });
         Ok(())
     }
 
-    /// Log work is done: its answer becomes ready. Returns how many microseconds it took.
+    /// Log work is done: its answer becomes ready, or its next step begins. Returns how many
+    /// microseconds the whole took, when it is over.
     ///
     /// # Errors
     /// The log could not be written or synced.
-    pub fn logged(&mut self, done: LogDone) -> io::Result<u64> {
-        done.result?;
-        let Some(work) = self.under_way.remove(&done.tag) else { return Ok(0) };
-        self.ready.push_back((work.owner, work.answer));
-        Ok(clock::monotonic_us().saturating_sub(work.since_us))
+    pub fn logged(&mut self, done: LogDone, reactor: &mut Reactor) -> io::Result<Option<u64>> {
+        let Some(work) = self.under_way.remove(&done.tag) else {
+            return done.result.map(|()| None);
+        };
+        let is_full = done.result.as_ref().is_err_and(|error| file::is_no_space(error.kind()));
+        let answer = match work.then {
+            Then::Created { segment, header } if is_full => {
+                let effect = LogEffect::Create { segment, header };
+                StoreInput::NoSpace(Unwritten::Log(effect))
+            }
+            Then::Write { effect, .. } if is_full => StoreInput::NoSpace(Unwritten::Log(effect)),
+            then => {
+                done.result?;
+                match then {
+                    Then::Answer(answer) => answer,
+                    Then::Created { segment, .. } => StoreInput::SegmentCreated { segment },
+                    Then::Write { effect, end } => {
+                        let world = &mut self.worlds[work.owner];
+                        world.has_room_to(end);
+                        let then = world.write(done.tag, effect, end, reactor)?;
+                        self.under_way.insert(done.tag, UnderWay { then, ..work });
+                        return Ok(None);
+                    }
+                }
+            }
+        };
+        self.ready.push_back((work.owner, answer));
+        Ok(Some(clock::monotonic_us().saturating_sub(work.since_us)))
     }
 }
 
 impl World {
+    /// Where a write of `length` bytes at `offset` ends, with the zeros that go ahead of it.
+    fn end_of(&mut self, segment: Seq, offset: u32, length: usize) -> io::Result<u64> {
+        let writing = match self.writing.take() {
+            Some(writing) if writing.segment == segment => writing,
+            _ => {
+                let file = open(&self.place.log_dir, segment, true)?;
+                let written_to = rustix::fs::fstat(&file)?.st_size as u64;
+                let file = Arc::new(file);
+                Writing { segment, file, written_to, reserved_to: written_to }
+            }
+        };
+        let end = u64::from(offset) + length as u64;
+        let is_inside = end <= writing.written_to;
+        self.writing = Some(writing);
+        if is_inside {
+            return Ok(end);
+        }
+        Ok((end + AHEAD_BYTES).min(self.place.segment_bytes_max).max(end))
+    }
+
+    /// The file and where its room ends, if the disk has not set enough aside.
+    fn missing_room(&self, end: u64) -> Option<(Arc<OwnedFd>, u64)> {
+        let writing = self.writing.as_ref().filter(|writing| writing.reserved_to < end)?;
+        Some((Arc::clone(&writing.file), writing.reserved_to))
+    }
+
+    fn has_room_to(&mut self, end: u64) {
+        if let Some(writing) = &mut self.writing {
+            writing.reserved_to = writing.reserved_to.max(end);
+        }
+    }
+
+    /// Writes a batch, and zeros up to `end`: in the same write, so that they can never land on a
+    /// later batch.
     fn write(
         &mut self,
         tag: u64,
-        segment: Seq,
-        offset: u32,
-        mut bytes: Vec<u8>,
-    ) -> io::Result<LogWrite> {
-        if self.writing.as_ref().is_none_or(|writing| writing.segment != segment) {
-            let file = open(&self.place.log_dir, segment, true)?;
-            let written_to = rustix::fs::fstat(&file)?.st_size as u64;
-            self.writing = Some(Writing { segment, file: Arc::new(file), written_to });
-        }
+        effect: LogEffect,
+        end: u64,
+        reactor: &mut Reactor,
+    ) -> io::Result<Then> {
+        let LogEffect::Write { offset, mut bytes, through, .. } = effect else {
+            return Err(io::Error::other("only a write is written"));
+        };
         let Some(writing) = &mut self.writing else { return Err(io::ErrorKind::NotFound.into()) };
         let offset = u64::from(offset);
-        let end = offset + bytes.len() as u64;
-        if end > writing.written_to {
-            // The zeros go out in the same write, so they can never land on a later batch.
-            let ahead = (end + AHEAD_BYTES).min(self.place.segment_bytes_max).max(end);
-            bytes.resize((ahead - offset) as usize, 0);
-            writing.written_to = ahead;
-        }
-        Ok(LogWrite { tag, file: Arc::clone(&writing.file), offset, bytes })
+        bytes.resize((end - offset) as usize, 0);
+        writing.written_to = writing.written_to.max(end);
+        let file = Arc::clone(&writing.file);
+        reactor.log_write(LogWrite { tag, file, offset, bytes });
+        Ok(Then::Answer(StoreInput::LogDurable { through }))
     }
 
     /// An open segment to read bodies from.
@@ -340,5 +423,8 @@ fn open(log_dir: &Path, segment: Seq, for_writing: bool) -> io::Result<OwnedFd> 
 }
 
 fn to_io(error: WorldError) -> io::Error {
-    io::Error::other(error)
+    match error {
+        WorldError::NoSpace(_) => io::ErrorKind::StorageFull.into(),
+        error => io::Error::other(error),
+    }
 }

@@ -144,3 +144,8 @@ pub fn document(config: &Config) -> RelayDocument {
         ..RelayDocument::default()
     }
 }
+
+/// Free disk below which events are refused.
+pub fn free_min_bytes(config: &Config) -> u64 {
+    config.store.free_min_mib << 20
+}

@@ -183,6 +183,11 @@ impl Generation {
         self.last_seq < self.first_seq
     }
 
+    /// Number of records, at most.
+    pub fn records(&self) -> u64 {
+        (self.last_seq + 1).saturating_sub(self.first_seq)
+    }
+
     /// Number of events.
     pub fn events(&self) -> usize {
         self.headers.len()

@@ -319,6 +319,18 @@ pub enum WorldError {
     /// The index could not be read or committed.
     #[error("index: {0}")]
     Index(String),
+    /// The disk has no room for what was about to be written; nothing has been.
+    #[error("no space left on the disk: {0}")]
+    NoSpace(String),
+}
+
+/// What found no room on the disk, untouched.
+#[derive(Clone, Debug)]
+pub enum Unwritten {
+    /// Log work, given back.
+    Log(LogEffect),
+    /// The checkpoint of the frozen generation.
+    Checkpoint,
 }
 
 /// What the world answers.
@@ -382,6 +394,8 @@ pub enum StoreInput {
     Rewritten(rewrite::Outcome),
     /// Segments are gone, durably.
     Unlinked,
+    /// The disk has no room; nothing was written.
+    NoSpace(Unwritten),
     /// A log write, a sync or a checkpoint failed: nothing more may be answered.
     Failed(WorldError),
     /// Expired events.

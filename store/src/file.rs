@@ -62,6 +62,31 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
+/// Makes the disk set aside `from..to` of a file, without a change that a reader of the file could
+/// see. Where the file system cannot do that, nothing is set aside.
+///
+/// # Errors
+/// The system's; [`is_no_space`] tells a full disk apart.
+pub fn reserve_file(file: &impl rustix::fd::AsFd, from: u64, to: u64) -> io::Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    use rustix::io::Errno;
+    if to <= from {
+        return Ok(());
+    }
+    loop {
+        match fallocate(file, FallocateFlags::KEEP_SIZE, from, to - from) {
+            Err(Errno::INTR) => {}
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Whether an error says that the disk, or what we may use of it, is full.
+pub fn is_no_space(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// The segment that is being written.
 #[derive(Debug)]
 struct Writing {
@@ -148,8 +173,16 @@ impl FileSegments {
         let options = OpenOptions::new().write(true).create(true).truncate(true).clone();
         let file = options.open(&temporary)?;
         let prewritten = u64::from(PREWRITE_BYTES).max(header.len() as u64);
-        file.write_all_at(header, 0)?;
-        write_zeros(&file, header.len() as u64, prewritten)?;
+        let begin = || {
+            reserve_file(&file, 0, prewritten)?;
+            file.write_all_at(header, 0)?;
+            write_zeros(&file, header.len() as u64, prewritten)
+        };
+        if let Err(error) = begin() {
+            // Half a segment would keep the room that is lacking; without a name it is nothing.
+            let _ = std::fs::remove_file(&temporary);
+            return Err(error);
+        }
         sync_file_and_length(&file)?;
         std::fs::rename(&temporary, &path)?;
         sync_directory(&self.directory)?;
@@ -186,6 +219,14 @@ impl FileSegments {
         match staging.as_ref().filter(|(staged, _)| *staged == segment) {
             Some((_, file)) => file.write_all_at(bytes, u64::from(offset)),
             None => Err(io::Error::other("the segment is not the one that is being rewritten")),
+        }
+    }
+
+    fn discard_file(&self, segment: Seq) -> io::Result<()> {
+        self.staging.borrow_mut().take();
+        match std::fs::remove_file(self.staged_path(segment)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
         }
     }
 
@@ -228,6 +269,14 @@ impl FileSegments {
         let file = OpenOptions::new().write(true).open(self.path(segment))?;
         file.set_len(u64::from(length))?;
         sync_file_and_length(&file)
+    }
+}
+
+/// Why a segment could not be made. A full disk is found out before the segment has its name.
+fn not_created(segment: Seq, error: &io::Error) -> WorldError {
+    match error.kind() {
+        kind if is_no_space(kind) => WorldError::NoSpace(format!("log segment {segment:016x}")),
+        _ => failed(segment, error),
     }
 }
 
@@ -297,7 +346,8 @@ impl Segments for FileSegments {
     fn create(&self, segment: Seq, header: &[u8]) -> Result<(), WorldError> {
         // A reader may hold an earlier, empty file of this name.
         self.reading.borrow_mut().retain(|(have, _)| *have != segment);
-        let writing = self.create_file(segment, header).map_err(|error| failed(segment, &error))?;
+        let writing =
+            self.create_file(segment, header).map_err(|error| not_created(segment, &error))?;
         *self.writing.borrow_mut() = Some(writing);
         Ok(())
     }
@@ -312,6 +362,10 @@ impl Segments for FileSegments {
 
     fn stage(&self, segment: Seq, offset: u32, bytes: &[u8]) -> Result<(), WorldError> {
         self.stage_file(segment, offset, bytes).map_err(|error| failed(segment, &error))
+    }
+
+    fn discard(&self, segment: Seq) -> Result<(), WorldError> {
+        self.discard_file(segment).map_err(|error| failed(segment, &error))
     }
 
     fn publish(&self, segment: Seq) -> Result<(), WorldError> {

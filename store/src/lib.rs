@@ -37,6 +37,7 @@ pub mod reindex;
 pub mod replace;
 pub mod reshard;
 pub mod rewrite;
+pub mod scrub;
 pub mod seam;
 pub mod sketch;
 pub mod store;
@@ -46,7 +47,7 @@ pub mod view;
 
 pub use effect::{
     Checkpoint, Found, IndexPage, IndexRow, Kinds, Loc, LogEffect, LookupKey, Position,
-    ScanRequest, Seq, Source, StoreEffect, StoreInput, Stream, Token, WorldError,
+    ScanRequest, Seq, Source, StoreEffect, StoreInput, Stream, Token, Unwritten, WorldError,
 };
 pub use open::{OpenError, open, open_telling};
 pub use record::KillCause;

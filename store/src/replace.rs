@@ -1,5 +1,6 @@
 //! Which stored events an arriving one ends, and when it is refused itself: replaceable slots
-//! (NIP-01), deletion requests (NIP-09), gift wraps by recipient (NIP-59). Pure rules over what a
+//! (NIP-01), deletion requests (NIP-09), gift wraps by recipient (NIP-59), requests to vanish
+//! (NIP-62; whoever admits one has checked that it names this relay), bans. Pure rules over what a
 //! [`View`] knows.
 //!
 //! # Order of arrival
@@ -7,11 +8,14 @@
 //! Three things hold at every step, whatever the order:
 //!
 //! 1. Nothing is stored that an accepted deletion by `e` (of the same author, or of a wrap's
-//!    recipient) or an `a` watermark covers.
+//!    recipient), an `a` watermark or a request to vanish covers. (What such a request covers is
+//!    removed a little later, and until then hidden; see [`crate::vanish`].)
 //! 2. A slot has one event at most, and a candidate that lost to the one then stored, or that is
 //!    covered by (1), is never stored.
 //! 3. What is stored in the end does not depend on the order, for any set of events without
-//!    deletions by `e`. (Expirations, which the store applies later, are the other exception.)
+//!    deletions by `e`, without gift wraps to a key that asks to vanish, and without two requests
+//!    to vanish of one key and second. (Expirations, which the store applies later, are the other
+//!    exception.)
 //!
 //! A deletion by `e` removes a version and not the slot, so what else may hold the slot depends on
 //! what was refused before. With A (older) and B (newer) in one slot, and D deleting one of them:
@@ -25,7 +29,21 @@
 //! | any order with D(A) | D, B | B never loses to A |
 //! | holder A expires, then B (older) | B | the slot was empty when B came |
 //!
-//! Deletion requests and requests to vanish are never deleted (NIP-09, NIP-62).
+//! A request to vanish covers what its author made up to its time, whatever the order: deletion
+//! requests too, and older requests to vanish. It differs by order in what it does to the work of
+//! others and to marks. With V a request to vanish, W a gift wrap to its author, X an event that
+//! its author made after it, and D(X) a deletion by `e` that its author made before it:
+//!
+//! | Order | stored in the end | why |
+//! |---|---|---|
+//! | W, V and W, V, W | V | W was here before V; V marked its id |
+//! | V, W | V, W | gift wraps are dated back up to two days, so their times say nothing |
+//! | D(X), V, X | V | D(X) went, its mark stays |
+//! | V, D(X), X | V, X | D(X) was refused |
+//! | V, V' of the same second, and V', V | the first | the second says nothing new |
+//!
+//! Deletion requests and requests to vanish are never deleted (NIP-09, NIP-62). What the operator
+//! banned is refused, whatever it is.
 
 use crate::effect::{Loc, LookupKey, Seq};
 use crate::record::KillCause;
@@ -236,13 +254,13 @@ pub fn refusal(arrival: &Arrival, view: &impl Witness) -> Option<Reason> {
 /// A request to vanish that changes nothing is refused; an older one than that which was followed
 /// says nothing new.
 fn refusal_to_vanish(arrival: &Arrival, view: &impl Witness) -> Option<Reason> {
-    let vanished_until = view.vanished_until(&arrival.pubkey);
-    let is_covered = vanished_until.is_some_and(|until| arrival.version.created_at <= until);
-    if arrival.is_elsewhere && is_covered || view.id(&arrival.version.id).is_some() {
-        return Some(Reason::Duplicate);
-    }
-    if is_covered {
-        return Some(Reason::DuplicateNewer);
+    if let Some(until) = view.vanished_until(&arrival.pubkey)
+        && arrival.version.created_at <= until
+    {
+        // An older request may still be here, on its way out like all that the newer one covers.
+        let is_this = arrival.version.created_at == until && view.id(&arrival.version.id).is_some();
+        let is_known = arrival.is_elsewhere || is_this;
+        return Some(if is_known { Reason::Duplicate } else { Reason::DuplicateNewer });
     }
     (!view.may_vanish(&arrival.pubkey)).then_some(Reason::VanishBusy)
 }

@@ -259,7 +259,7 @@ impl Copy<'_> {
             let damaged =
                 |error| OfflineError::from(crate::rewrite::damaged(placed.segment, error));
             let mut reader = SegmentReader::open(old.shard, segments, &entry).map_err(damaged)?;
-            while let Some(batch) = reader.next_batch().map_err(damaged)? {
+            while let Some(batch) = reader.next_batch(segments).map_err(damaged)? {
                 for (seq, record, _) in &batch.records {
                     self.record(*seq, record, &mut places, sinks)?;
                 }

@@ -29,6 +29,7 @@ pub mod format;
 pub mod layout;
 pub mod plan;
 pub mod reader;
+pub mod salvage;
 
 pub use layout::Placed as PlacedSegment;
 
@@ -56,7 +57,8 @@ pub fn survey(index: &dyn Index, segments: &dyn Segments) -> Result<Vec<Surveyed
     Ok(layout.placed.iter().map(|placed| Surveyed { placed: *placed, row: row(placed) }).collect())
 }
 
-fn read_layout(
+/// The layout and the segments' rows, by what the index says alone.
+pub(crate) fn read_layout(
     index: &dyn Index,
     segments: &dyn Segments,
 ) -> Result<(Layout, BTreeMap<Seq, SegmentRow>), WorldError> {
@@ -154,11 +156,22 @@ pub fn perform(
 ) -> Result<Outcome, WorldError> {
     match write(index, segments, job) {
         Ok((remap, done)) => {
+            // While nothing has its name yet, a full disk leaves everything as it was.
+            if let Err(error) = index.reserve(remap.moves.len() as u64, 0) {
+                segments.discard(remap.segment)?;
+                let sources = job.sources.clone();
+                return Ok(Outcome::Refused { sources, why: Refusal::World(error) });
+            }
             segments.publish(remap.segment)?;
             index.remap(&remap)?;
             Ok(Outcome::Done(done))
         }
-        Err(why) => Ok(Outcome::Refused { sources: job.sources.clone(), why }),
+        Err(why) => {
+            if let Some(target) = job.target() {
+                segments.discard(target)?;
+            }
+            Ok(Outcome::Refused { sources: job.sources.clone(), why })
+        }
     }
 }
 
@@ -269,7 +282,7 @@ fn write(index: &dyn Index, segments: &dyn Segments, job: &Job) -> Result<(Remap
         done.bytes_before += source.bytes;
         let mut reader = open(job.shard, segments, source)?;
         let damaged = |error| damaged(source.segment, error);
-        while let Some(batch) = reader.next_batch().map_err(damaged)? {
+        while let Some(batch) = reader.next_batch(segments).map_err(damaged)? {
             for spanned in &batch.records {
                 let record = &batch.bytes[spanned.2.clone()];
                 match fate(&ground, &mut places, source.segment, batch.offset, spanned)? {
@@ -303,11 +316,7 @@ pub(crate) fn damaged(segment: Seq, error: SegmentError) -> Refusal {
     }
 }
 
-fn open<'a>(
-    shard: u16,
-    segments: &'a dyn Segments,
-    placed: &Placed,
-) -> Result<SegmentReader<'a>, Refusal> {
+fn open(shard: u16, segments: &dyn Segments, placed: &Placed) -> Result<SegmentReader, Refusal> {
     let entry = SegmentEntry { segment: placed.segment, bytes: placed.bytes };
     SegmentReader::open(shard, segments, &entry).map_err(|error| damaged(placed.segment, error))
 }

@@ -77,6 +77,15 @@ pub trait Segments {
     /// [`WorldError::Log`]; the process must end.
     fn publish(&self, segment: Seq) -> Result<(), WorldError>;
 
+    /// Forgets a staged segment that will not be published. One that stays behind is removed by the
+    /// next start.
+    ///
+    /// # Errors
+    /// [`WorldError::Log`] when the world fails.
+    fn discard(&self, _segment: Seq) -> Result<(), WorldError> {
+        Ok(())
+    }
+
     /// Removes a segment, durably; one that is gone already is no error.
     ///
     /// # Errors
@@ -189,6 +198,15 @@ pub trait Index {
     /// [`WorldError`]; the process must end.
     fn resum(&self, filters: &[Filter], bodies: &dyn Bodies) -> Result<Resummed, WorldError>;
 
+    /// Makes sure that the next transaction, if it changes rows of `records` records and adds up to
+    /// `bytes` to the index, finds room on the disk. An index in memory has no need of it.
+    ///
+    /// # Errors
+    /// [`WorldError::NoSpace`] when there is none; nothing has changed.
+    fn reserve(&self, _records: u64, _bytes: u64) -> Result<(), WorldError> {
+        Ok(())
+    }
+
     /// Applies a generation in one transaction; returns what is applied then.
     ///
     /// # Errors
@@ -283,6 +301,10 @@ impl<I: Index + ?Sized> Index for &I {
 
     fn locs(&self, from: Seq, to: Seq, rows_max: usize) -> Result<Vec<IndexRow>, WorldError> {
         (**self).locs(from, to, rows_max)
+    }
+
+    fn reserve(&self, records: u64, bytes: u64) -> Result<(), WorldError> {
+        (**self).reserve(records, bytes)
     }
 
     fn remap(&self, remap: &Remap) -> Result<(), WorldError> {

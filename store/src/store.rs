@@ -27,6 +27,7 @@ mod output;
 mod pending;
 mod purge;
 mod rewriting;
+mod space;
 mod sums;
 
 pub use config::StoreConfig;
@@ -74,6 +75,7 @@ pub struct Store {
     expiry: Expiry,
     rewriting: rewriting::Rewriting,
     purges: Purges,
+    space: space::Space,
     is_closing: bool,
     stats: StoreStats,
 }
@@ -137,6 +139,7 @@ impl Store {
             expiry: Expiry::default(),
             rewriting: rewriting::Rewriting::default(),
             purges: purge::unfinished(purges, &open, config.seed),
+            space: space::Space::default(),
             is_closing: false,
             stats: StoreStats { torn_bytes: recovered.torn_bytes, ..StoreStats::default() },
             open,
@@ -326,6 +329,7 @@ impl Store {
     /// Whether writes may be admitted; if not they are refused and reading goes on.
     pub fn has_room(&self) -> bool {
         !self.is_closing
+            && !self.is_full()
             && self.delta_bytes() + self.pending.bytes_held() < self.config.delta_bytes_max
             && self.log.batch_bytes() < self.config.batch_bytes_max
     }
@@ -396,6 +400,7 @@ impl Store {
             StoreInput::Surveyed(survey) => self.surveyed(survey),
             StoreInput::Rewritten(outcome) => self.rewritten(outcome, now),
             StoreInput::Unlinked => self.unlinked(),
+            StoreInput::NoSpace(unwritten) => self.found_no_room(unwritten, now),
             StoreInput::Failed(error) => out.push(StoreOutput::Fatal(error)),
             StoreInput::Scanned { token, request, page } => {
                 let Some(Read::Scan { horizon, pin }) = self.reads.remove(&token) else { return };
@@ -538,6 +543,7 @@ impl Store {
                 rows_max: EXPIRY_KILLS_MAX,
             });
         }
+        self.retry_for_room(now, fx);
         self.purge(now, fx);
         self.tick_rewriting(now);
         self.log.flush(fx);
@@ -556,10 +562,16 @@ impl Store {
     pub fn is_closed(&self) -> bool {
         self.is_closing
             && self.is_idle()
-            && self.open.is_empty()
-            && self.frozen.is_none()
+            && self.is_written_down()
             && self.log.is_closed()
             && !self.rewriting.is_under_way()
+    }
+
+    /// Whether the index has everything, or cannot have it because the disk is full: then the log
+    /// has it.
+    fn is_written_down(&self) -> bool {
+        let is_applied = self.open.is_empty() && self.frozen.is_none();
+        is_applied || self.space.defers_checkpoint()
     }
 
     /// Frees generations that no answer in flight needs.
@@ -582,7 +594,7 @@ impl Store {
             fx.push(StoreEffect::Checkpoint(Checkpoint { generation }));
         }
         self.advance_rewriting(now, fx);
-        if self.is_closing && self.is_idle() && self.open.is_empty() && self.frozen.is_none() {
+        if self.is_closing && self.is_idle() && self.is_written_down() {
             self.log.close(fx);
         }
     }

@@ -216,6 +216,9 @@ sections! {
         Restart checkpoint_interval_ms: u64 = 300_000;
         /// MiB of one log segment.
         Restart segment_mib: u32 = 64;
+        /// MiB of free disk below which events are refused with `error: storage full`. Reading goes
+        /// on, and writing does by itself when a tenth more than this is free again.
+        Live free_min_mib: u64 = 256;
     }
 
     /// Programs of the operator's that decide who may write and read; docs/policy.md describes them.

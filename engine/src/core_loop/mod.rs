@@ -42,6 +42,8 @@ pub struct Core {
     policy: PolicyPort,
     shared: Arc<Shared>,
     next_tick_ms: u64,
+    /// Free disk below which events are refused.
+    free_min_bytes: u64,
     config_epoch: u64,
     published: u64,
     /// The scrape that the waiting clients asked for.
@@ -98,6 +100,7 @@ impl Core {
             post,
             policy,
             config_epoch: shared.config_epoch(),
+            free_min_bytes: settings::free_min_bytes(config),
             shared,
             next_tick_ms: 0,
             published: 0,
@@ -152,8 +155,9 @@ impl Core {
         let now = now.unwrap_or_else(clock::now);
         self.post.unpark();
         for done in logged {
-            let us = owners.logged(done)?;
-            clients.timings.commit.record_us(us);
+            if let Some(us) = owners.logged(done, reactor)? {
+                clients.timings.commit.record_us(us);
+            }
         }
         self.keep_time(now);
         self.settle(now)?;
@@ -191,6 +195,7 @@ impl Core {
         if now.monotonic_ms >= self.next_tick_ms {
             self.next_tick_ms = now.monotonic_ms + TICK_MS;
             self.owners.tick(now);
+            self.owners.watch_disk(now, self.free_min_bytes);
             self.clients.forget_unanswered();
             if self.drain == Drain::No {
                 self.reactor.resume_accepting();
@@ -205,6 +210,7 @@ impl Core {
     fn reconfigure(&mut self, now: Now) {
         let (config, epoch) = self.shared.config();
         self.config_epoch = epoch;
+        self.free_min_bytes = settings::free_min_bytes(&config);
         let net = settings::conn_config(&config, &self.clients.net.config);
         self.clients.net.reload(net);
         self.clients.metrics_allow = settings::metrics_allow(&config);

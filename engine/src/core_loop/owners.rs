@@ -1,6 +1,7 @@
 //! The shards of a core, and the answers of their worlds.
 
 use crate::effects::Performer;
+use crate::log::{self, Level};
 use crate::metrics;
 use crate::policy::PolicyPort;
 use crate::post::Post;
@@ -32,6 +33,7 @@ pub struct Owners {
     performer: Performer,
     /// The last turn ended before the world's answers did: some may be there already.
     is_cut_short: bool,
+    is_low_on_space: bool,
 }
 
 impl Owners {
@@ -40,7 +42,7 @@ impl Owners {
         let owned = owned.into_iter().map(|Owned { id, shard, effects }| {
             (id, shard, ShardEffects { store: effects, ..ShardEffects::default() })
         });
-        Self { owned: owned.collect(), performer, is_cut_short: false }
+        Self { owned: owned.collect(), performer, is_cut_short: false, is_low_on_space: false }
     }
 
     /// Whether a turn would get anything done.
@@ -82,6 +84,35 @@ impl Owners {
         }
     }
 
+    /// Tells the shards when the disk passes its high-water mark and when it has fallen back a tenth
+    /// below it.
+    pub(super) fn watch_disk(&mut self, now: Now, free_min_bytes: u64) {
+        let Some(free) = self.performer.free_bytes() else { return };
+        let resume_bytes = free_min_bytes.saturating_add(free_min_bytes / 10);
+        let is_low = free < if self.is_low_on_space { resume_bytes } else { free_min_bytes };
+        if is_low == self.is_low_on_space {
+            return;
+        }
+        self.is_low_on_space = is_low;
+        let mib = free >> 20;
+        if self.owned.first().is_some_and(|(shard, ..)| *shard == 0) {
+            match is_low {
+                true => log::line(
+                    Level::Error,
+                    &format!(
+                        "storage full: {mib} MiB are free, less than store.free_min_mib; events are refused"
+                    ),
+                ),
+                false => {
+                    log::line(Level::Info, &format!("{mib} MiB are free: events are taken again"))
+                }
+            }
+        }
+        for (_, shard, effects) in &mut self.owned {
+            shard.step(now, ShardInput::LowOnSpace(is_low), effects);
+        }
+    }
+
     pub(super) fn close(&mut self, now: Now) {
         for (_, shard, effects) in &mut self.owned {
             shard.step(now, ShardInput::Close, effects);
@@ -92,9 +123,13 @@ impl Owners {
         self.owned.iter().all(|(_, shard, _)| shard.is_closed())
     }
 
-    /// Log work is done; returns how long it took.
-    pub(super) fn logged(&mut self, done: LogDone) -> io::Result<u64> {
-        self.performer.logged(done)
+    /// Log work is done; returns how long it took when all of it is.
+    pub(super) fn logged(
+        &mut self,
+        done: LogDone,
+        reactor: &mut Reactor,
+    ) -> io::Result<Option<u64>> {
+        self.performer.logged(done, reactor)
     }
 
     /// Starts what the shards want of the world, feeds the world's answers back, and posts their

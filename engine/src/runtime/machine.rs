@@ -101,6 +101,12 @@ pub fn thread_major_faults() -> u64 {
     if result == 0 { usage.ru_majflt as u64 } else { 0 }
 }
 
+/// Bytes of the disk that holds `path` which this process may still use.
+pub fn free_bytes(path: &std::path::Path) -> Option<u64> {
+    let stat = rustix::fs::statvfs(path).ok()?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -156,6 +156,33 @@ impl Client {
         }
     }
 
+    /// How long the next reads wait.
+    pub fn set_patience(&mut self, patience: std::time::Duration) {
+        self.socket.get_ref().set_read_timeout(Some(patience)).unwrap();
+    }
+
+    /// Whether a message is there, or comes before the patience is over.
+    pub fn has_message(&mut self) -> bool {
+        if !self.kept.is_empty() {
+            return true;
+        }
+        match self.try_recv() {
+            Ok(value) => {
+                self.kept.push_back(value);
+                true
+            }
+            Err(tungstenite::Error::Io(error))
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+                ) =>
+            {
+                false
+            }
+            Err(error) => panic!("the relay hung up: {error}"),
+        }
+    }
+
     /// Reads until the relay closes; returns the Close frame.
     pub fn recv_close(&mut self) -> Option<CloseFrame> {
         loop {

@@ -182,7 +182,8 @@ impl Shard {
         let memory_only = Arc::new(self.store.memory_only());
         for _ in 0..TRIAGE_MAX {
             let Some(candidate) = self.ingest.inbox.front() else { break };
-            if !self.store.has_room() && candidate.origin != Origin::Client {
+            let is_behind = !self.store.has_room() && !self.store.is_full();
+            if is_behind && candidate.origin != Origin::Client {
                 // An import has all the time there is; it waits for the checkpoint.
                 break;
             }
@@ -235,7 +236,11 @@ impl Shard {
         if is_owner && self.ingest.recent.contains(&candidate.event.view().id()) {
             return Some(Reason::Duplicate);
         }
-        (!self.store.has_room()).then_some(Reason::StoreBehind)
+        match self.store.has_room() {
+            true => None,
+            false if self.store.is_full() => Some(Reason::StorageFull),
+            false => Some(Reason::StoreBehind),
+        }
     }
 
     pub(super) fn looked(&mut self, token: Token, answers: Answers, fx: &mut ShardEffects) {

@@ -56,6 +56,8 @@ pub enum ShardInput {
     Turn,
     /// A coarse timer: checkpoints by age, expiry.
     Tick,
+    /// The disk is beyond its high-water mark, or no longer.
+    LowOnSpace(bool),
     /// Write everything down and close; see [`Shard::is_closed`].
     Close,
 }
@@ -131,6 +133,7 @@ impl Shard {
             ShardInput::Door(answer) => self.door_answered(answer, fx),
             ShardInput::Turn => self.turn(now, fx),
             ShardInput::Tick => self.store.tick(now, &mut fx.store),
+            ShardInput::LowOnSpace(is_low) => self.store.set_low_on_space(is_low),
             ShardInput::Close => self.store.shutdown(now, &mut fx.store),
         }
     }
@@ -138,7 +141,8 @@ impl Shard {
     /// Whether another [`ShardInput::Turn`] has something to do.
     pub fn has_work(&self) -> bool {
         let has_room = self.store.has_room();
-        self.ingest.has_work(has_room)
+        // On a full disk nobody waits: imports are refused, too.
+        self.ingest.has_work(has_room || self.store.is_full())
             || has_room && !self.removals.is_empty()
             || !self.searching.is_empty()
     }

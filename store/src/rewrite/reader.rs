@@ -111,8 +111,8 @@ pub struct ReadBatch<'b> {
 }
 
 /// The reader. Holds about a mebibyte, or the longest batch.
-pub struct SegmentReader<'a> {
-    segments: &'a dyn Segments,
+#[derive(Debug)]
+pub struct SegmentReader {
     segment: Seq,
     length: u64,
     head: Head,
@@ -126,20 +126,19 @@ pub struct SegmentReader<'a> {
     window_at: u64,
 }
 
-impl<'a> SegmentReader<'a> {
+impl SegmentReader {
     /// Opens a segment.
     ///
     /// # Errors
     /// [`SegmentError`] when its header is not its own.
     pub fn open(
         shard: u16,
-        segments: &'a dyn Segments,
+        segments: &dyn Segments,
         entry: &SegmentEntry,
     ) -> Result<Self, SegmentError> {
         let bytes = segments.read_at(entry.segment, 0, SEGMENT_HEADER_BYTES)?;
         let head = Head::decode(shard, entry.segment, &bytes)?;
         Ok(Self {
-            segments,
             segment: entry.segment,
             length: entry.bytes,
             head,
@@ -164,7 +163,7 @@ impl<'a> SegmentReader<'a> {
     ) -> Result<Result<RewrittenHeader, SegmentError>, SegmentError> {
         let read = || {
             let mut reader = SegmentReader::open(shard, segments, entry)?;
-            while reader.next_batch()?.is_some() {}
+            while reader.next_batch(segments)?.is_some() {}
             match reader.head {
                 Head::Rewritten(header) => Ok(header),
                 Head::Written(_) => Err(SegmentError::Foreign),
@@ -192,14 +191,14 @@ impl<'a> SegmentReader<'a> {
     }
 
     /// Makes `length` bytes from the reading position on available, or what the segment has.
-    fn fill(&mut self, length: usize) -> Result<(), SegmentError> {
+    fn fill(&mut self, segments: &dyn Segments, length: usize) -> Result<(), SegmentError> {
         let left = usize::try_from(self.length.saturating_sub(self.at)).unwrap_or(usize::MAX);
         let wanted = length.min(left);
         let have = (self.window_at + self.window.len() as u64).saturating_sub(self.at) as usize;
         if self.at < self.window_at || have < wanted {
             let offset = u32::try_from(self.at).map_err(|_| SegmentError::Header)?;
             let count = wanted.max(WINDOW_BYTES.min(left));
-            self.window = self.segments.read_at(self.segment, offset, count)?;
+            self.window = segments.read_at(self.segment, offset, count)?;
             self.window_at = self.at;
         }
         Ok(())
@@ -213,11 +212,14 @@ impl<'a> SegmentReader<'a> {
     ///
     /// # Errors
     /// [`SegmentError`] when the segment is not what was written.
-    pub fn next_batch(&mut self) -> Result<Option<ReadBatch<'_>>, SegmentError> {
+    pub fn next_batch(
+        &mut self,
+        segments: &dyn Segments,
+    ) -> Result<Option<ReadBatch<'_>>, SegmentError> {
         if self.at == self.length && matches!(self.head, Head::Written(_)) {
             return Ok(None);
         }
-        self.fill(BATCH_HEADER_BYTES.max(FOOTER_BYTES))?;
+        self.fill(segments, BATCH_HEADER_BYTES.max(FOOTER_BYTES))?;
         if self.length - self.at.min(self.length) == FOOTER_BYTES as u64
             && matches!(self.head, Head::Rewritten(_))
         {
@@ -225,7 +227,7 @@ impl<'a> SegmentReader<'a> {
         }
         let damaged = SegmentError::Batch { offset: self.at as u32, from: self.next };
         let length = batch_length(self.ahead()).ok_or_else(|| damaged.clone())?;
-        self.fill(length)?;
+        self.fill(segments, length)?;
         let (next, offset) = (self.next, self.at as u32);
         let from = (self.at - self.window_at) as usize;
         let ahead = self.window.get(from..).unwrap_or(&[]);

@@ -113,6 +113,8 @@ pub struct StoreStats {
     pub rewrites: u64,
     /// Times that this was not possible; [`mod@crate::scrub`] says why.
     pub rewrites_refused: u64,
+    /// Times that a write or a checkpoint found no room on the disk.
+    pub no_room: u64,
     /// Bytes that rewriting gave back.
     pub bytes_reclaimed: u64,
     /// Bytes of the delta.
