@@ -496,7 +496,7 @@ impl Home {
         let Some(read) = &mut session.read else { return };
         let id = read.id(slot);
         let ids = read.collect.page_ids();
-        let sync_set = if let Asked::Spans(_) = read.asked { session.sync_set } else { None };
+        let sync_set = if let Asked::Stretch(_) = read.asked { session.sync_set } else { None };
         let limits: Arc<[u64]> = vec![read.collect.left(); read.filters.len()].into();
         let mut taken = 0;
         let mut is_starved = false;
@@ -509,10 +509,10 @@ impl Home {
             part.is_in_flight = true;
             let message = match &read.asked {
                 Asked::Sums(set) => ToShard::Sums { query: id, set: *set },
-                Asked::Ids | Asked::Spans(_) if part.is_started => {
+                Asked::Ids | Asked::Stretch(_) if part.is_started => {
                     ToShard::More { query: id, rows: ids, limits: limits.clone(), deadline_ms }
                 }
-                Asked::Ids | Asked::Spans(_) => ToShard::Query(Box::new(Query {
+                Asked::Ids | Asked::Stretch(_) => ToShard::Query(Box::new(Query {
                     id,
                     filters: read.filters.clone(),
                     limits: limits.clone(),

@@ -15,8 +15,8 @@ use store::effect::Position;
 
 /// Items of a sync set that one read loads, unless a single bucket has more: what one step sorts.
 const LOAD_ITEMS_MAX: u64 = 16 * 1024;
-/// Windows of time that one read loads.
-const LOAD_WINDOWS_MAX: usize = 64;
+/// Items between two stretches that are loaded along with them rather than read around.
+const GAP_ITEMS_MAX: u64 = 32;
 /// What a bucket of a sync set costs.
 const BUCKET_BYTES: usize = 48;
 /// Set in the slot of a [`QueryId`] that belongs to a session.
@@ -55,8 +55,8 @@ pub(super) enum Asked {
     Ids,
     /// The sums of a sync set.
     Sums(u8),
-    /// The ids of these stretches of a sync set.
-    Spans(Vec<Span>),
+    /// The ids of a stretch of a sync set.
+    Stretch(Span),
 }
 
 /// A read under way.
@@ -68,7 +68,7 @@ pub(super) struct Read {
     pub(super) collect: Collect,
     /// Whether it stands among those who wait for a slot.
     pub(super) is_starved: bool,
-    /// Items of [`Asked::Spans`] so far.
+    /// Items of [`Asked::Stretch`] so far.
     items: Vec<Item>,
 }
 
@@ -221,7 +221,7 @@ impl Session {
 
     /// Enters what was read.
     pub(super) fn finish_read(&mut self) {
-        let Some(mut read) = self.read.take() else { return };
+        let Some(read) = self.read.take() else { return };
         match (read.asked, &mut self.set) {
             (Asked::Ids, Set::Whole(items)) => items.settle(),
             (Asked::Sums(_), Set::Incoming(sums)) => {
@@ -230,15 +230,8 @@ impl Session {
                 self.to_load = self.edges();
                 self.set = Set::Sums { set: BucketedItems::new(sums), buckets };
             }
-            (Asked::Spans(spans), Set::Sums { set, .. }) => {
-                read.items.sort_unstable();
-                for span in spans {
-                    let start = read.items.partition_point(|item| item.created_at < span.since);
-                    let end = read.items.partition_point(|item| item.created_at <= span.until);
-                    set.load(span, read.items[start..end.max(start)].to_vec());
-                }
-            }
-            (Asked::Ids | Asked::Sums(_) | Asked::Spans(_), _) => {}
+            (Asked::Stretch(span), Set::Sums { set, .. }) => set.load(span, read.items),
+            (Asked::Ids | Asked::Sums(_) | Asked::Stretch(_), _) => {}
         }
     }
 
@@ -289,43 +282,41 @@ impl Session {
         !self.to_load.is_empty()
     }
 
-    /// Begins to load the next portion of what has to be loaded.
+    /// Begins to load the next stretch of what has to be loaded.
     pub(super) fn begin_loading(&mut self, generation: u32, shards: Vec<ShardId>) {
-        let spans = self.next_portion();
-        let window = |span: &Span| Filter {
-            since: Some(u64::from(span.since).max(self.filter.since.unwrap_or(0))),
-            until: Some(u64::from(span.until).min(self.filter.until.unwrap_or(u64::MAX))),
-            ..self.filter.clone()
-        };
-        let filters = spans.iter().map(window).collect();
+        let Some(span) = self.next_stretch() else { return };
+        let since = u64::from(span.since).max(self.filter.since.unwrap_or(0));
+        let until = u64::from(span.until).min(self.filter.until.unwrap_or(u64::MAX));
+        let window = Filter { since: Some(since), until: Some(until), ..self.filter.clone() };
+        let filters = Arc::from([window]);
         let collect = Collect::new(shards.into_iter(), u64::MAX);
-        let asked = Asked::Spans(spans);
+        let asked = Asked::Stretch(span);
         let items = Vec::new();
         self.read = Some(Read { generation, asked, filters, collect, is_starved: false, items });
     }
 
-    fn next_portion(&mut self) -> Vec<Span> {
-        let Set::Sums { set, .. } = &self.set else { return std::mem::take(&mut self.to_load) };
-        let mut portion = Vec::new();
-        let mut items = 0;
-        while let Some(span) = self.to_load.pop() {
-            let count = set.items_in(span);
-            let (first, last) = (bucket_of(span.since), bucket_of(span.until));
-            if count > LOAD_ITEMS_MAX && first < last {
-                let cut = (first + (last - first) / 2 + 1) << BUCKET_BITS;
-                self.to_load.push(Span { since: cut, until: span.until });
-                self.to_load.push(Span { since: span.since, until: cut - 1 });
-                continue;
-            }
-            let is_over = items + count > LOAD_ITEMS_MAX || portion.len() == LOAD_WINDOWS_MAX;
-            if is_over && !portion.is_empty() {
-                self.to_load.push(span);
+    /// One stretch of what has to be loaded: a read of several windows would be one of everything
+    /// between the first and the last. Stretches with little between them are taken as one.
+    fn next_stretch(&mut self) -> Option<Span> {
+        let Set::Sums { set, .. } = &self.set else { return self.to_load.pop() };
+        let mut span = self.to_load.pop()?;
+        let (first, mut last) = (bucket_of(span.since), bucket_of(span.until));
+        while set.items_in(span) > LOAD_ITEMS_MAX && first < last {
+            last = first + (last - first) / 2;
+            let cut = (last + 1) << BUCKET_BITS;
+            self.to_load.push(Span { since: cut, until: span.until });
+            span.until = cut - 1;
+        }
+        while let Some(earlier) = self.to_load.last().filter(|have| have.until < span.since) {
+            let both = Span { since: earlier.since, until: span.until };
+            let between = set.items_in(both) - set.items_in(span) - set.items_in(*earlier);
+            if between > GAP_ITEMS_MAX || set.items_in(both) > LOAD_ITEMS_MAX {
                 break;
             }
-            items += count;
-            portion.push(span);
+            span = both;
+            self.to_load.pop();
         }
-        portion
+        Some(span)
     }
 
     /// Forgets loaded items of a sync set if there are more than `items_max`: they can be loaded
