@@ -38,8 +38,8 @@ pub fn filter_bytes(filter: &Filter) -> usize {
         }
     });
     let tags = filter.tags.iter().map(|tag| {
-        let value = |value: &Box<[u8]>| size_of_val(value) + value.len() + ALLOCATION_BYTES;
-        size_of_val(tag) + tag.values.iter().map(value).sum::<usize>()
+        let values = tag.values.iter().map(|value| value.len() + ALLOCATION_BYTES);
+        size_of_val(tag) + size_of_val(tag.values.as_slice()) + values.sum::<usize>()
     });
     bytes
         + filter.ids.as_ref().map_or(0, |ids| size_of_val(ids.as_slice()))

@@ -185,6 +185,50 @@ fn clients_learn_exactly_what_differs_at_1_2_3_and_8_shards() {
     }
 }
 
+/// What an author asked to have removed is in no set and in no sum from the moment that the relay
+/// has said yes, while the removal is still going on.
+#[test]
+fn what_vanishes_is_in_no_session() {
+    let leaving = Signer::from_seed(21);
+    let staying = Signer::from_seed(22);
+    let note = |signer: &Signer, number: u32| {
+        signer.sign(&Draft::new(1, UNIX_S as u32 - 5_000 - number * 997))
+    };
+    for shards in [1, 3] {
+        let mut setup = Setup::new(shards, 31);
+        setup.neg.sync_sets = [Filter::default()].into();
+        let mut world = World::new(&setup, &Remembering::new());
+        let mut kept = Vec::new();
+        for number in 0..400 {
+            world.publish(0, note(&leaving, number)).unwrap();
+            if number % 4 == 0 {
+                let event = note(&staying, number);
+                kept.push(item(&event));
+                world.publish(0, event).unwrap();
+            }
+        }
+        world.settle();
+        let request = Draft::new(62, UNIX_S as u32).tag(&["relay", "ALL_RELAYS"]).content("bye");
+        let request = leaving.sign(&request);
+        kept.push(item(&request));
+        world.publish(0, request).unwrap();
+        assert!(world.shards.iter().any(|shard| shard.store().is_purging()), "it is going on");
+        let client = Client { slot: 70, generation: 1 };
+        let told = reconcile(&mut world, 0, client, &Filter::default(), kept.clone());
+        assert_eq!(told, Ok((Ids::new(), Ids::new(), 1)), "{shards} shards");
+        // And when it is over, the sums are right.
+        for _ in 0..10 {
+            world.now.monotonic_ms += 11_000;
+            world.tick();
+            world.settle();
+        }
+        assert!(!world.shards.iter().any(|shard| shard.store().is_purging()));
+        world.replies.clear();
+        let told = reconcile(&mut world, 0, client, &Filter::default(), kept);
+        assert_eq!(told, Ok((Ids::new(), Ids::new(), 1)), "{shards} shards");
+    }
+}
+
 /// A store that a peer has in full is compared by sums: what is read are the buckets in which the
 /// peer's ranges happen to end.
 #[test]

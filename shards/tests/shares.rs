@@ -337,6 +337,61 @@ fn messages_wait_for_the_set_and_for_the_reader() {
     assert_eq!((neg_err(&fx).unwrap().0, unparked(&fx)), (Reason::ReadFailed, vec![1]));
 }
 
+/// No answer is longer than the frame, nor than a message that the relay itself would take.
+#[test]
+fn answers_fit_the_frame_and_the_message_limit() {
+    for message_bytes_max in [512 * 1024, 20_000] {
+        let mut home = home(1, NegConfig::default());
+        let limits = Limits { message_bytes_max, ..Limits::default() };
+        step(&mut home, HomeInput::Reconfigure(Box::new((limits, 100, false))));
+        let fx = opened(&mut home, 1, "s", 10_000);
+        let lengths = fx.replies.iter().filter_map(|reply| match reply {
+            Reply::NegMsg { message, .. } => Some(message.len()),
+            _ => None,
+        });
+        let frame_bytes_max = (128 * 1024).min((message_bytes_max - 512) / 2);
+        let lengths: Vec<usize> = lengths.collect();
+        assert!(lengths.len() == 1 && lengths[0] <= frame_bytes_max, "{lengths:?}");
+        assert!(lengths[0] > frame_bytes_max / 2, "as much as fits: {lengths:?}");
+    }
+}
+
+/// Whatever bytes come, a session answers or ends, and the others stay as they are.
+#[test]
+fn random_messages_are_answered_or_refused() {
+    let mut home = home(1, NegConfig::default());
+    assert_eq!(neg_answers(&opened(&mut home, 1, "other", 300)), 1);
+    let mut rng = bench::rng::Rng::new(4);
+    let items = (0..200).map(|number| {
+        let at = position(number * 3);
+        proto::nip::nip77::Item { created_at: at.created_at, id: at.id }
+    });
+    let sound = Initiator::new(SortedItems::new(items.collect()), 4_096).initiate();
+    let [mut answered, mut refused] = [0, 0];
+    for _ in 0..3_000 {
+        let mut bytes = sound.clone();
+        for _ in 0..=rng.index(4) {
+            let place = rng.index(bytes.len());
+            bytes[place] = rng.next_u64() as u8;
+        }
+        bytes.truncate(1 + rng.index(bytes.len()));
+        if home.neg_sessions() == 1 {
+            assert_eq!(neg_answers(&opened(&mut home, 1, "s", 300)), 1);
+        }
+        // Every turn gives the client its bytes anew.
+        step(&mut home, HomeInput::Turn);
+        let fx = say(&mut home, 1, ClientMessage::NegMsg("s".into(), bytes));
+        match (neg_answers(&fx), neg_err(&fx)) {
+            (1, None) => answered += 1,
+            (0, Some((Reason::NegMalformed, ..))) => refused += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(answered > 100 && refused > 100, "{answered} {refused}");
+    let fx = say(&mut home, 1, ClientMessage::NegMsg("other".into(), nothing()));
+    assert_eq!(neg_answers(&fx), 1);
+}
+
 /// NEG-OPENs take slots like every query, and a flood of them leaves nothing behind.
 #[test]
 fn a_flood_of_sessions_is_bounded_and_leaves_nothing_behind() {

@@ -146,7 +146,7 @@ mod tests {
         let mut id = [(number % 251) as u8; 32];
         id[..4].copy_from_slice(&number.wrapping_mul(2_654_435_761).to_be_bytes());
         // Some seconds have one item, some have many.
-        let created_at = if number % 3 == 0 { number } else { number / 700 };
+        let created_at = if number.is_multiple_of(3) { number } else { number / 700 };
         Item { created_at, id: EventId(id) }
     }
 

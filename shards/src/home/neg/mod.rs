@@ -401,7 +401,7 @@ impl Home {
     /// Reads what is missing, then answers.
     fn neg_advance(&mut self, now: Now, slot: usize, is_its_turn: bool, fx: &mut HomeEffects) {
         loop {
-            let session = &mut self.neg.table[slot];
+            let Some(session) = self.neg.table.get_mut(slot) else { return };
             let client = session.client;
             if let Some(read) = &session.read {
                 if !read.collect.is_done() {
@@ -558,7 +558,7 @@ impl Home {
         why: (Reason, Option<Arc<str>>),
         fx: &mut HomeEffects,
     ) {
-        let session = &self.neg.table[slot];
+        let Some(session) = self.neg.table.get(slot) else { return };
         let (client, name) = (session.client, session.name.clone());
         self.drop_session(slot, fx);
         self.refuse_neg(client, name, why, fx);
@@ -606,14 +606,13 @@ impl Home {
         let bytes = session.bytes_held();
         let before = std::mem::replace(&mut session.bytes, bytes);
         self.neg.bytes = self.neg.bytes - before + bytes;
-        let mut is_alive = true;
         while self.neg.bytes > self.config.neg.bytes_max()
             && let Some(greediest) = self.neg.greediest()
         {
-            is_alive &= greediest != slot;
             self.fail_session(now, greediest, (Reason::NegTooMany, None), fx);
         }
-        is_alive
+        // Whoever ended may have had a message waiting, and that may have ended others.
+        self.neg.table.contains(slot)
     }
 
     fn records_max(&self, reader: &Reader) -> u64 {
@@ -632,6 +631,12 @@ impl Home {
     fn next_generation(&mut self) -> u32 {
         self.generation = self.generation.wrapping_add(1);
         self.generation
+    }
+
+    /// When [`super::HomeInput::Turn`] has something to do although nothing else happens: sessions
+    /// that may be idle for too long. `u64::MAX` without sessions.
+    pub fn deadline_ms(&self) -> u64 {
+        self.neg.look_ms
     }
 
     /// Open NIP-77 sessions.
