@@ -29,7 +29,7 @@ fn main() -> std::io::Result<()> {
         }
     }
     let listener = TcpListener::bind(address)?;
-    println!("listening ws://{}", listener.local_addr()?);
+    writeln!(std::io::stdout(), "listening ws://{}", listener.local_addr()?)?;
     for stream in listener.incoming() {
         let stream = stream?;
         // A connection that fails is the suite's to report.
