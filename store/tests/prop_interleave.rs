@@ -5,8 +5,11 @@
 mod common;
 
 use common::{Draws, World, config, random_event, random_filter};
+use proto::nip::nip17;
+use proto::nip::nip77::{Accumulator, bucket_of};
 use proto::{Event, EventId, Filter};
 use std::collections::BTreeMap;
+use store::effect::Answer;
 use store::mem::{MemIndex, MemSegments};
 use store::seam::perform;
 use store::{
@@ -34,6 +37,19 @@ impl History {
         found
     }
 
+    /// The sums of public events as of a moment in the log.
+    fn sums(&self, at: Seq) -> Vec<(u32, Accumulator)> {
+        let is_alive = |seq: &Seq| self.kills.get(seq).is_none_or(|kill| *kill > at);
+        let mut sums: BTreeMap<u32, Accumulator> = BTreeMap::new();
+        for (_, event) in self.puts.iter().filter(|(seq, _)| *seq <= at && is_alive(seq)) {
+            let event = event.view();
+            if !nip17::is_private(event.kind()) {
+                sums.entry(bucket_of(event.created_at())).or_default().add(&event.id());
+            }
+        }
+        sums.into_iter().collect()
+    }
+
     /// The event that a decision must see under an id.
     fn known(&self, id: &EventId) -> Option<Seq> {
         let of_id = |(seq, event): &&(Seq, Event)| {
@@ -48,11 +64,15 @@ struct Run {
     draws: Draws,
     history: History,
     asked: BTreeMap<Token, (Filter, Seq)>,
+    /// What sums were asked for, and what the index had applied when it answered.
+    sums_asked: BTreeMap<Token, (Seq, Seq)>,
     /// Read from the index and on the way back.
     late: Vec<StoreInput>,
     held: Vec<(EventId, Answers)>,
     rows_checked: usize,
     answers_checked: usize,
+    sums_checked: usize,
+    sums_overlaid: usize,
 }
 
 impl Run {
@@ -89,6 +109,9 @@ impl Run {
         let mut fx = Vec::new();
         let token = self.world.store.scan(request, horizon, &mut fx);
         self.asked.insert(token, (filter, horizon));
+        let horizon = horizon - self.draws.below(horizon.min(6) + 1);
+        let token = self.world.store.sums(0, horizon, &mut fx);
+        self.sums_asked.insert(token, (horizon, 0));
         if let Some((_, event)) = self.history.puts.last() {
             let at = self.draws.below(self.history.puts.len() as u64) as usize;
             let ids = [event.view().id(), self.history.puts[at].1.view().id()];
@@ -114,7 +137,11 @@ impl Run {
             StoreEffect::Log(_) | StoreEffect::Checkpoint(_) => self.world.perform(at),
             _ => {
                 let effect = self.world.effects.remove(at).unwrap();
-                self.late.push(perform(&self.world.index, &self.world.segments, effect));
+                let answer = perform(&self.world.index, &self.world.segments, effect);
+                if let StoreInput::Answered { token, answer: Ok(Answer::Sums(page)) } = &answer {
+                    self.sums_asked.get_mut(token).unwrap().1 = page.applied;
+                }
+                self.late.push(answer);
             }
         }
     }
@@ -154,6 +181,12 @@ impl Run {
                     assert_eq!(found.iter().collect::<Vec<_>>(), expected);
                     self.rows_checked += found.len();
                 }
+                StoreOutput::Sums { token, sums } => {
+                    let (horizon, applied) = self.sums_asked.remove(&token).unwrap();
+                    assert_eq!(sums, self.history.sums(horizon.max(applied)));
+                    self.sums_checked += 1;
+                    self.sums_overlaid += usize::from(applied < horizon && applied > 0);
+                }
                 other => panic!("{other:?}"),
             }
         }
@@ -173,6 +206,7 @@ impl Run {
 #[test]
 fn late_answers_are_exact() {
     let (mut rows, mut answers, mut checkpoints) = (0, 0, 0);
+    let (mut sums, mut overlaid) = (0, 0);
     for seed in 0..if cfg!(miri) { 1 } else { 200 } {
         let config = StoreConfig { checkpoint_events: 8, segment_bytes_max: 5_000, ..config() };
         let world = World::open(config, MemIndex::new(common::SECRET), MemSegments::default());
@@ -181,10 +215,13 @@ fn late_answers_are_exact() {
             draws: Draws(seed),
             history: History::default(),
             asked: BTreeMap::new(),
+            sums_asked: BTreeMap::new(),
             late: Vec::new(),
             held: Vec::new(),
             rows_checked: 0,
             answers_checked: 0,
+            sums_checked: 0,
+            sums_overlaid: 0,
         };
         for _ in 0..600 {
             match run.draws.below(7) {
@@ -198,6 +235,8 @@ fn late_answers_are_exact() {
         }
         rows += run.rows_checked;
         answers += run.answers_checked;
+        sums += run.sums_checked;
+        overlaid += run.sums_overlaid;
         checkpoints += run.world.store.stats().checkpoints;
         run.held.clear();
         while !run.world.effects.is_empty() || !run.late.is_empty() {
@@ -212,4 +251,5 @@ fn late_answers_are_exact() {
         assert!(stats.delta_events <= 16, "generations are freed when nobody needs them");
     }
     assert!(rows > 0 && answers > 0 && checkpoints > 0);
+    assert!(overlaid > 1_000 && sums > overlaid, "{overlaid} of {sums} sums");
 }

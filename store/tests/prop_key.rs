@@ -9,7 +9,7 @@ use store::key::{
 };
 use store::record::{
     Batch, Record, SegmentHeader, begin_batch, find_batch, finish_batch, write_kill, write_mark_id,
-    write_mark_slot,
+    write_mark_slot, write_purged, write_vanish,
 };
 use store::{KillCause, Loc, Position};
 
@@ -78,10 +78,14 @@ proptest! {
             let slot = Slot { pubkey: by, kind: 30_000, d: d.as_bytes().into() };
             write_mark_id(&mut bytes, id, &by);
             write_mark_slot(&mut bytes, &slot, *until);
-            write_kill(&mut bytes, u64::from(*until), KillCause::Expired);
+            write_kill(&mut bytes, u64::from(*until), KillCause::Vanished);
+            write_vanish(&mut bytes, &by, *until);
+            write_purged(&mut bytes, &by, *until);
             expected.push(Record::MarkId { id: *id, by });
             expected.push(Record::MarkSlot { slot, until: *until });
-            expected.push(Record::Kill { victim: u64::from(*until), why: KillCause::Expired });
+            expected.push(Record::Kill { victim: u64::from(*until), why: KillCause::Vanished });
+            expected.push(Record::Vanish { key: by, until: *until });
+            expected.push(Record::Purged { key: by, until: *until });
         }
         finish_batch(&mut bytes, 7, 3, first_seq, expected.len() as u32);
         let batch = Batch::read(&bytes, 7, 3).unwrap();

@@ -1,99 +1,17 @@
-//! The rules of replacement and deletion against a naive relay, in every order, with decisions made
+//! The rules of replacement, deletion and vanishing against a naive relay, in every order, with decisions made
 //! over pending, durable, frozen and indexed events alike.
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
+use common::naive::{Naive, covers, decide_as, submit};
 use common::{Draft, Draws, World, author, config};
 use proto::nip::nip01::Slot;
-use proto::nip::nip09::{self, Target};
+use proto::nip::{nip09, nip62};
 use proto::{Event, Filter, Reason};
+use store::StoreConfig;
 use store::mem::{MemIndex, MemSegments};
-use store::replace::{Arrival, Verdict, decide};
-use store::{Index, Segments, StoreConfig};
-
-/// Hands an event to a store, as ingest does.
-fn submit<I: Index, S: Segments>(world: &mut World<I, S>, event: &Event) -> Result<(), Reason> {
-    let arrival = Arrival::of(&event.view(), &common::SECRET)?;
-    let answers = world.answers(arrival.keys());
-    let mut bodies = Vec::new();
-    let accepted = loop {
-        match decide(&arrival, &world.store.view(&answers), &bodies) {
-            Verdict::Refuse(reason) => return Err(reason),
-            Verdict::Accept(accepted) => break accepted,
-            Verdict::NeedBodies(needed) => {
-                assert!(bodies.is_empty(), "bodies are asked for once");
-                for (id, loc) in needed {
-                    bodies.push((id, store::Bodies::body(&world.segments, &loc).unwrap()));
-                }
-            }
-        }
-    };
-    world.put(event);
-    for (victim, why) in accepted.kills {
-        world.store.kill(victim, why);
-    }
-    for id in accepted.mark_ids {
-        world.store.mark_id(id, event.view().pubkey());
-    }
-    for (slot, until) in accepted.mark_slots {
-        world.store.mark_slot(slot, until);
-    }
-    Ok(())
-}
-
-/// The rules read off the NIPs over plain lists.
-#[derive(Default)]
-struct Naive {
-    stored: Vec<Event>,
-    deletions: Vec<Event>,
-}
-
-fn covers(deletion: &Event, event: &Event) -> bool {
-    let (deletion, event) = (deletion.view(), event.view());
-    let targets = nip09::targets(&deletion).unwrap();
-    targets.iter().any(|target| match target {
-        Target::Id(id) => *id == event.id() && nip09::may_delete(&deletion.pubkey(), &event),
-        Target::Slot(slot) => {
-            Slot::of(&event).as_ref() == Some(slot) && event.created_at() <= deletion.created_at()
-        }
-    })
-}
-
-impl Naive {
-    fn submit(&mut self, event: &Event) -> Result<(), Reason> {
-        if self.stored.contains(event) {
-            return Err(Reason::Duplicate);
-        }
-        if self.deletions.iter().any(|deletion| covers(deletion, event)) {
-            return Err(Reason::Deleted);
-        }
-        if let Some(slot) = Slot::of(&event.view()) {
-            let held = |have: &Event| Slot::of(&have.view()) == Some(slot.clone());
-            if let Some(at) = self.stored.iter().position(held) {
-                let (new, old) = (event.view(), self.stored[at].view());
-                let is_newer = new.created_at() > old.created_at()
-                    || (new.created_at() == old.created_at() && new.id() < old.id());
-                if !is_newer {
-                    return Err(Reason::DuplicateNewer);
-                }
-                self.stored.remove(at);
-            }
-        }
-        if event.view().kind() == nip09::KIND {
-            self.stored.retain(|have| !covers(event, have));
-            self.deletions.push(event.clone());
-        }
-        self.stored.push(event.clone());
-        Ok(())
-    }
-
-    fn sorted(&self) -> Vec<Event> {
-        let mut stored = self.stored.clone();
-        stored.sort_by_key(common::position);
-        stored
-    }
-}
+use store::replace::{Arrival, OPERATOR, Verdict, decide};
 
 /// Events of few authors, slots and seconds, with deletions among them.
 fn pool(draws: &mut Draws, deletions_by_id: bool) -> Vec<Event> {
@@ -105,11 +23,18 @@ fn pool(draws: &mut Draws, deletions_by_id: bool) -> Vec<Event> {
             1 => Draft::new(writer, 10_002, at),
             2 | 3 => Draft::new(writer, 30_023, at).tag("d", &format!("d{}", draws.below(2))),
             4 => Draft::new(writer, 1, at),
-            5 => Draft::new(100 + number, 1059, at).tag("p", &author(draws.below(3)).to_hex()),
-            6 => Draft::new(writer, 62, at),
+            // Whether a gift wrap outlives a request of its recipient to vanish is a matter of
+            // order, so the two are not mixed where order must not matter.
+            5 if deletions_by_id => {
+                Draft::new(100 + number, 1059, at).tag("p", &author(draws.below(3)).to_hex())
+            }
+            5 => Draft::new(writer, 7, at),
+            6 => Draft::new(writer, nip62::KIND, at),
             _ => deletion(draws, writer, at, &pool, deletions_by_id),
         };
-        pool.push(draft.content(draws.below(4)).pack());
+        // Of two requests to vanish with one time the first counts, so there is one at most.
+        let content = if draft.kind == nip62::KIND { 0 } else { draws.below(4) };
+        pool.push(draft.content(content).pack());
     }
     pool
 }
@@ -198,7 +123,13 @@ fn every_verdict_is_the_naive_relays() {
             *verdicts.entry(naive.submit(event).err()).or_insert(0) += 1;
         }
     }
-    let all = [None, Some(Reason::Duplicate), Some(Reason::DuplicateNewer), Some(Reason::Deleted)];
+    let all = [
+        None,
+        Some(Reason::Duplicate),
+        Some(Reason::DuplicateNewer),
+        Some(Reason::Deleted),
+        Some(Reason::Vanished),
+    ];
     for verdict in all {
         assert!(verdicts.get(&verdict).is_some_and(|count| *count > 10), "{verdict:?} is too rare");
     }
@@ -241,6 +172,50 @@ fn the_table_of_orders_is_what_happens() {
         let mut expected: Vec<Event> = expected.iter().map(|event| (*event).clone()).collect();
         expected.sort_by_key(common::position);
         assert_eq!(run(&order, &mut Draws(1)), expected);
+    }
+}
+
+#[test]
+fn the_table_of_orders_with_a_request_to_vanish_is_what_happens() {
+    let of = |order: &[&Event]| -> Vec<Event> {
+        let order: Vec<Event> = order.iter().map(|event| (*event).clone()).collect();
+        run(&order, &mut Draws(1))
+    };
+    let wrap = Draft::new(50, 1059, 10).tag("p", &author(1).to_hex()).pack();
+    let vanish = Draft::new(1, nip62::KIND, 20).tag("relay", "ALL_RELAYS").pack();
+    assert_eq!(of(&[&wrap, &vanish]), [vanish.clone()]);
+    assert_eq!(of(&[&wrap, &vanish, &wrap]), [vanish.clone()], "its id is marked");
+    assert_eq!(of(&[&vanish, &wrap]), [vanish.clone(), wrap.clone()], "wraps are back-dated");
+    let later = Draft::new(1, 1, 30).pack();
+    let id = later.view().id().to_hex();
+    let request = Draft::new(1, nip09::KIND, 15).tag("e", &id).pack();
+    assert_eq!(of(&[&request, &vanish, &later]), [vanish.clone()], "its mark stays");
+    assert_eq!(of(&[&vanish, &request, &later]), [later.clone(), vanish.clone()]);
+    let older = Draft::new(1, nip62::KIND, 12).tag("relay", "ALL_RELAYS").pack();
+    assert_eq!(of(&[&older, &vanish]), [vanish.clone()]);
+    assert_eq!(of(&[&vanish, &older]), [vanish.clone()]);
+    let by_id = Draft::new(1, nip09::KIND, 40).tag("e", &vanish.view().id().to_hex()).pack();
+    assert_eq!(of(&[&vanish, &by_id]), [by_id.clone(), vanish.clone()], "nobody deletes it");
+}
+
+#[test]
+fn what_the_operator_bans_is_refused_whatever_it_is() {
+    let config = StoreConfig { checkpoint_events: 1, ..config() };
+    for kind in [1, nip09::KIND, nip62::KIND, 0, 1059] {
+        let index = MemIndex::new(common::SECRET);
+        let mut world = World::open(config.clone(), index, MemSegments::default());
+        let draft = Draft::new(1, kind, 10).tag("e", &"0".repeat(64));
+        let event = draft.tag("p", &author(2).to_hex()).pack();
+        world.store.mark_id(event.view().id(), OPERATOR);
+        assert_eq!(submit(&mut world, &event), Err(Reason::Banned), "pending, kind {kind}");
+        world.put(&Draft::new(9, 1, 10).pack());
+        world.commit();
+        let mut world = world.restart();
+        assert_eq!(submit(&mut world, &event), Err(Reason::Banned), "indexed, kind {kind}");
+        if kind == nip62::KIND {
+            let elsewhere = Arrival::vanish_elsewhere(&event.view());
+            assert_eq!(decide_as(&mut world, &elsewhere), Err(Reason::Banned));
+        }
     }
 }
 

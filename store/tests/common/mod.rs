@@ -1,6 +1,8 @@
 //! What the store's tests share: unsigned events, random draws, a world that performs effects.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod naive;
+
 use proto::json::write_string;
 use proto::{Event, EventId, EventParts, Filter, Now, PublicKey, Secret, SeededState, Signature};
 use std::collections::VecDeque;
@@ -225,8 +227,12 @@ impl<I: Index, S: Segments> World<I, S> {
                 assert!(after.is_none_or(|after| row.position > after), "a row came twice");
                 assert!(complete_to.is_none_or(|end| row.position <= end), "a row past the end");
             }
-            let events = rows.iter().map(|row| self.body(row));
-            found.extend(events.filter(|event| filter.matches(&event.view())));
+            for row in &rows {
+                let event = self.body(row);
+                if filter.matches(&event.view()) && !self.store.hides(row.seq, &event.view()) {
+                    found.push(event);
+                }
+            }
             match complete_to {
                 None => return found,
                 Some(end) => {
