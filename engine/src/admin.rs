@@ -1,5 +1,6 @@
 //! The language of the admin socket: one JSON line asks, lines answer. The first byte of a line says
-//! what follows: `e` an event, `r` the result, `x` why there is none.
+//! what follows: `e` an event, `p` how much of how much is done, `f` something that was found, `r` the
+//! result, `x` why there is none.
 
 use crate::ops::{Ops, OpsError};
 use crate::settings;
@@ -29,6 +30,17 @@ pub enum Request {
     Fingerprint,
     /// What the shards hold.
     Info,
+    /// Removal of matching events.
+    Delete {
+        /// Which.
+        filter: serde_json::Value,
+        /// Whether they may never come back.
+        ban: bool,
+        /// Only say how many there are.
+        dry_run: bool,
+    },
+    /// Segments of the log without what is dead in them.
+    Compact,
 }
 
 /// What the answering process says about itself.
@@ -64,6 +76,16 @@ fn result(
     process: Process<'_>,
     out: &mut impl Write,
 ) -> Result<serde_json::Value, OpsError> {
+    match request {
+        Request::Delete { filter, ban, dry_run } => {
+            return delete((filter, *ban, *dry_run), ops, process, out);
+        }
+        Request::Compact => {
+            let (rewritten, bytes) = ops.compact(&mut |done, total| tell(out, done, total))?;
+            return Ok(json!({ "segments_written": rewritten, "log_bytes_reclaimed": bytes }));
+        }
+        _ => {}
+    }
     let mut events = 0_u64;
     let mut line = Vec::new();
     let mut write = |event: &proto::Event| {
@@ -97,7 +119,31 @@ fn result(
                 "shards": shards.iter().map(describe).collect::<Vec<_>>(),
             })
         }
+        Request::Delete { .. } | Request::Compact => json!(null),
     })
+}
+
+/// Writes how much is done, at once: somebody watches.
+fn tell(out: &mut impl Write, done: u64, total: u64) -> io::Result<()> {
+    writeln!(out, "p[{done},{total}]")?;
+    out.flush()
+}
+
+fn delete(
+    (filter, ban, dry_run): (&serde_json::Value, bool, bool),
+    ops: &mut Ops<'_>,
+    process: Process<'_>,
+    out: &mut impl Write,
+) -> Result<serde_json::Value, OpsError> {
+    let mut filters = parse(std::slice::from_ref(filter), process.limits)?;
+    let Some(filter) = filters.pop() else { return Ok(json!(null)) };
+    if dry_run {
+        let limit = filter.limit.unwrap_or(u64::MAX);
+        let matched = ops.count(vec![filter])?.min(limit);
+        return Ok(json!({ "matched": matched, "removed": 0 }));
+    }
+    let deleted = ops.delete(&filter, ban, &mut |done, total| tell(out, done, total))?;
+    Ok(json!({ "matched": deleted.matched, "removed": deleted.removed }))
 }
 
 fn describe(shard: &ShardStats) -> serde_json::Value {
@@ -133,6 +179,8 @@ mod tests {
             Request::Count { filters: vec![] },
             Request::Fingerprint,
             Request::Info,
+            Request::Delete { filter: json!({"kinds": [1]}), ban: true, dry_run: false },
+            Request::Compact,
         ] {
             let line = serde_json::to_string(&request).unwrap();
             assert_eq!(serde_json::from_str::<Request>(&line).unwrap(), request);

@@ -5,7 +5,7 @@
 use crate::control::Control;
 use crate::runtime::clock;
 use crate::runtime::wake::Wake;
-use proto::{Event, Filter, Reason};
+use proto::{Event, EventId, Filter, Reason};
 use shards::message::{Client, ShardStats};
 use shards::{HomeInput, Reply};
 use std::collections::BTreeMap;
@@ -30,6 +30,10 @@ pub enum Question {
     Count(Vec<Filter>),
     /// What every shard holds.
     Stats,
+    /// Remove these events, and see to it that they never come back if it says so.
+    Remove(Vec<EventId>, bool),
+    /// Begin to compact the logs. Answered at once: [`Question::Stats`] tells how far that is.
+    Compact,
 }
 
 /// What the shards say. [`Answer::Event`] may come often, everything else ends the question.
@@ -43,6 +47,8 @@ pub enum Answer {
     Count(u64),
     /// By shard.
     Stats(Vec<ShardStats>),
+    /// How many were there and are gone, durably.
+    Removed(u64),
     /// A shard cannot answer.
     Refused(Reason),
 }
@@ -65,6 +71,8 @@ fn input(client: Client, question: Question) -> HomeInput {
         Question::Scan(filters) => HomeInput::Scan { client, filters },
         Question::Count(filters) => HomeInput::ScanCount { client, filters },
         Question::Stats => HomeInput::Stats(client),
+        Question::Remove(ids, ban) => HomeInput::Remove { client, ids, ban },
+        Question::Compact => HomeInput::Compact,
     }
 }
 
@@ -75,6 +83,8 @@ fn answer(reply: Reply) -> Option<(Client, Answer)> {
         Reply::Eose { client, .. } => (client, Answer::Done),
         Reply::Count { client, count, .. } => (client, Answer::Count(count)),
         Reply::Stats { client, shards } => (client, Answer::Stats(shards)),
+        Reply::Removed { client, count, failed: None } => (client, Answer::Removed(count)),
+        Reply::Removed { client, failed: Some(reason), .. } => (client, Answer::Refused(reason)),
         Reply::Closed { client, reason, .. } => (client, Answer::Refused(reason)),
         _ => return None,
     })

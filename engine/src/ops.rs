@@ -3,7 +3,7 @@
 //! that came through the admin socket.
 
 use crate::desk::{Answer, Question, Shards};
-use proto::{Event, Filter, Reason};
+use proto::{Event, EventId, Filter, Reason};
 use shards::message::ShardStats;
 use std::io;
 use store::fingerprint::Fingerprint;
@@ -12,6 +12,8 @@ use store::fingerprint::Fingerprint;
 const WAIT_MS: u64 = 100;
 /// Events that one window of an oldest-first scan holds in memory at most, ties of a second apart.
 const WINDOW_EVENTS_MAX: u64 = 20_000;
+/// Events that one step of a removal finds and removes.
+const DELETE_EVENTS: u64 = 4_096;
 /// Seconds of the first window.
 const WINDOW_FIRST_S: u64 = 86_400;
 
@@ -154,6 +156,111 @@ impl<'a> Ops<'a> {
             _ => Ok(None),
         })
     }
+}
+
+/// What a removal did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deleted {
+    /// Events that matched.
+    pub matched: u64,
+    /// Events that were there and are gone, durably.
+    pub removed: u64,
+}
+
+impl Ops<'_> {
+    fn remove(&mut self, ids: Vec<EventId>, ban: bool) -> Result<u64, OpsError> {
+        self.drive(Question::Remove(ids, ban), |answer| match answer {
+            Answer::Removed(count) => Ok(Some(count)),
+            _ => Ok(None),
+        })
+    }
+
+    /// Removes every matching event, newest first, a portion at a time: what was removed when it is
+    /// interrupted stays removed, and the rest is found again. `progress` hears how many of how many
+    /// have been looked at.
+    ///
+    /// # Errors
+    /// [`OpsError`].
+    pub fn delete(
+        &mut self,
+        filter: &Filter,
+        ban: bool,
+        progress: &mut dyn FnMut(u64, u64) -> io::Result<()>,
+    ) -> Result<Deleted, OpsError> {
+        let mut deleted = Deleted::default();
+        if ban && let Some(ids) = only_ids(filter) {
+            // Also those that are not here yet.
+            deleted.matched = self.count(vec![filter.clone()])?;
+            deleted.removed = self.remove(ids, true)?;
+            return Ok(deleted);
+        }
+        let mut left = filter.limit.unwrap_or(u64::MAX);
+        let unlimited = Filter { limit: None, ..filter.clone() };
+        let total = self.count(vec![unlimited.clone()])?.min(left);
+        let mut until = filter.until;
+        while left > 0 {
+            let limit = left.min(DELETE_EVENTS);
+            let portion = Filter { limit: Some(limit), until, ..unlimited.clone() };
+            let (mut ids, mut oldest) = (Vec::new(), u64::MAX);
+            self.scan(vec![portion], &mut |event| {
+                ids.push(event.view().id());
+                oldest = oldest.min(event.view().created_at().into());
+                Ok(())
+            })?;
+            let found = ids.len() as u64;
+            let removed = if ids.is_empty() { 0 } else { self.remove(ids, ban)? };
+            deleted.matched += found;
+            deleted.removed += removed;
+            left -= found.min(left);
+            progress(deleted.matched.min(total), total)?;
+            // Without a removal the same events would be found for ever: another command has taken
+            // them first.
+            if found < limit || (removed == 0 && until == Some(oldest)) {
+                break;
+            }
+            until = Some(oldest);
+        }
+        Ok(deleted)
+    }
+
+    /// Lets every shard rewrite the segments of its log in which anything is dead. `progress` hears
+    /// how many of how many segments are done. Returns how many were written, and the bytes that
+    /// were given back.
+    ///
+    /// # Errors
+    /// [`OpsError`]; shards that have begun go on.
+    pub fn compact(
+        &mut self,
+        progress: &mut dyn FnMut(u64, u64) -> io::Result<()>,
+    ) -> Result<(u64, u64), OpsError> {
+        let sums = |shards: &[ShardStats]| {
+            let add = |sum: (u64, u64), shard: &ShardStats| {
+                (sum.0 + shard.rewritten.0, sum.1 + shard.rewritten.1)
+            };
+            shards.iter().fold((0, 0), add)
+        };
+        let before = sums(&self.stats()?);
+        self.shards.ask(Question::Compact);
+        loop {
+            let shards = self.stats()?;
+            let under_way = shards.iter().filter_map(|shard| shard.compaction);
+            let (done, total) =
+                under_way.clone().fold((0, 0), |sum, one| (sum.0 + one.done, sum.1 + one.total));
+            progress(done, total)?;
+            if under_way.count() == 0 {
+                let after = sums(&shards);
+                return Ok((after.0 - before.0, after.1.saturating_sub(before.1)));
+            }
+            // Nothing comes of its own accord: this waits.
+            self.shards.answers(WAIT_MS);
+        }
+    }
+}
+
+/// The ids of a filter that names nothing else.
+fn only_ids(filter: &Filter) -> Option<Vec<EventId>> {
+    let ids = filter.ids.clone()?;
+    (*filter == Filter { ids: Some(ids.clone()), ..Filter::default() }).then_some(ids)
 }
 
 /// The filters narrowed to a window of time.

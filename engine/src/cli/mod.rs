@@ -6,8 +6,11 @@
     reason = "the shell of a binary: it reads the files and prints the lines that the operator asks for"
 )]
 
+mod ask;
 mod config_command;
+mod delete;
 mod import;
+mod maintain;
 mod offline;
 mod read;
 mod run;
@@ -91,6 +94,14 @@ enum Command {
     Scan(read::Scan),
     /// Say what the store holds
     Info(read::Info),
+    /// Remove events
+    Delete(delete::Delete),
+    /// Give back the bytes of what is deleted, replaced or expired
+    Compact(maintain::Compact),
+    /// Rebuild the index from the log
+    Reindex(maintain::Reindex),
+    /// Change the number of shards (--shards N)
+    Reshard(maintain::Reshard),
     /// Look at the configuration
     #[command(subcommand)]
     Config(config_command::ConfigCommand),
@@ -163,6 +174,10 @@ fn dispatch(cli: &Cli) -> Outcome {
         Command::Export(command) => read::export(&cli.global, command),
         Command::Scan(command) => read::scan(&cli.global, command),
         Command::Info(command) => read::info(&cli.global, command),
+        Command::Delete(command) => delete::run(&cli.global, command),
+        Command::Compact(command) => maintain::compact(&cli.global, command),
+        Command::Reindex(command) => maintain::reindex(&cli.global, command),
+        Command::Reshard(command) => maintain::reshard(&cli.global, command),
     }
 }
 

@@ -1,24 +1,17 @@
 //! `turnpike export`, `scan` and `info`: inside the running relay through its admin socket, or over
 //! the store itself.
 
-use super::offline::{choose_runtime, open_cluster, open_directory};
+use super::ask::{Heard, ask};
 use super::{Failure, Global, Outcome, configure};
-use crate::admin::{self, Process, Request};
+use crate::admin::{self, Request};
 use crate::config::Config;
-use crate::desk::Direct;
-use crate::ops::Ops;
-use crate::runtime::local;
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
-use std::io::{self, BufRead, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
+use std::path::Path;
 use std::sync::Arc;
-use store::file::directory;
-
-/// How long an offline command lets its cores take to end.
-const END_MS: u64 = 60_000;
 
 #[derive(Debug, Args)]
 pub(super) struct Export {
@@ -95,7 +88,7 @@ pub(super) fn export(global: &Global, command: &Export) -> Outcome {
     let style = ProgressStyle::with_template("exported {pos} events, {per_sec}, {elapsed}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
     let request = Request::Scan { filters, oldest_first: command.reverse };
-    let result = ask(&config, &request, &mut |_| bar.inc(1));
+    let result = ask(&config, &request, None, &mut |_: Heard| bar.inc(1));
     bar.finish_and_clear();
     result.map(drop)
 }
@@ -104,7 +97,7 @@ pub(super) fn scan(global: &Global, command: &Scan) -> Outcome {
     let config = Arc::new(configure(global)?);
     let mut filter = parse_filter(&command.filter)?;
     if command.count {
-        let result = ask(&config, &Request::Count { filters: vec![filter] }, &mut |_| {})?;
+        let result = ask(&config, &Request::Count { filters: vec![filter] }, None, &mut |_| {})?;
         let mut out = io::stdout().lock();
         if command.json {
             writeln!(out, "{result}")?;
@@ -118,14 +111,14 @@ pub(super) fn scan(global: &Global, command: &Scan) -> Outcome {
         filter["limit"] = limit.min(own).into();
     }
     let request = Request::Scan { filters: vec![filter], oldest_first: false };
-    ask(&config, &request, &mut |_| {}).map(drop)
+    ask(&config, &request, None, &mut |_| {}).map(drop)
 }
 
 pub(super) fn info(global: &Global, command: &Info) -> Outcome {
     let config = Arc::new(configure(global)?);
     let mut out = io::stdout().lock();
     if command.fingerprint {
-        let result = ask(&config, &Request::Fingerprint, &mut |_| {})?;
+        let result = ask(&config, &Request::Fingerprint, None, &mut |_| {})?;
         if command.json {
             writeln!(out, "{result}")?;
         } else {
@@ -133,7 +126,7 @@ pub(super) fn info(global: &Global, command: &Info) -> Outcome {
         }
         return Ok(());
     }
-    let mut result = ask(&config, &Request::Info, &mut |_| {})?;
+    let mut result = ask(&config, &Request::Info, None, &mut |_| {})?;
     let path = Path::new(&config.store.data_dir);
     if let Some(shards) = result["shards"].as_array_mut() {
         for (number, shard) in shards.iter_mut().enumerate() {
@@ -200,7 +193,7 @@ fn files(folder: &Path) -> (u64, u64) {
     sizes.fold((0, 0), |(count, bytes), size| (count + 1, bytes + size))
 }
 
-fn parse_filter(text: &str) -> Result<Value, Failure> {
+pub(super) fn parse_filter(text: &str) -> Result<Value, Failure> {
     let value: Value = serde_json::from_str(text)
         .map_err(|error| Failure::Usage(anyhow!("{text} is no JSON filter: {error}")))?;
     if !value.is_object() {
@@ -212,124 +205,6 @@ fn parse_filter(text: &str) -> Result<Value, Failure> {
     proto::parse::parse_filter(value.to_string().as_bytes(), &limits)
         .map_err(|reason| Failure::Usage(anyhow!("{text}: {}", reason.message())))?;
     Ok(value)
-}
-
-/// Events go to standard output, the result is returned.
-fn ask(
-    config: &Arc<Config>,
-    request: &Request,
-    on_event: &mut dyn FnMut(u64),
-) -> Result<Value, Failure> {
-    let mut answer = Reading { out: BufWriter::new(io::stdout().lock()), result: None, on_event };
-    let path = PathBuf::from(&config.store.data_dir);
-    let holder = directory::holder(&path).context("data directory")?;
-    if let Some(pid) = holder {
-        let socket = path.join(super::ADMIN_SOCKET);
-        let line = serde_json::to_string(request)?;
-        let reader = local::ask(&socket, &line).map_err(|error| {
-            Failure::Held(anyhow!(
-                "{} is held by process {pid}, which does not answer at {}: {error}",
-                path.display(),
-                socket.display()
-            ))
-        })?;
-        answer.all_lines(reader)?;
-    } else {
-        offline(config, request, &mut answer)?;
-    }
-    answer.out.flush()?;
-    answer.result.ok_or_else(|| Failure::Failed(anyhow!("the answer ended before its result")))
-}
-
-fn offline(config: &Arc<Config>, request: &Request, answer: &mut Reading<'_>) -> Outcome {
-    let chosen = choose_runtime(config)?;
-    let directory = open_directory(config, false)?;
-    let mut cluster = open_cluster(config, directory, &chosen)?;
-    cluster.start_offline()?;
-    let limits = admin::operator_limits(config);
-    let process = Process { runtime: None, limits: &limits };
-    let mut lines = Lines { reading: answer, partial: Vec::new() };
-    let mut shards = Direct::new(&mut cluster.control);
-    let answered =
-        admin::answer(request, &mut Ops::new(&mut shards, &|| false), process, &mut lines);
-    let ended = cluster.end(END_MS);
-    answered.map_err(|error| match lines.reading.failure(error) {
-        Some(failure) => failure,
-        None => Failure::BrokenPipe,
-    })?;
-    if !ended {
-        return Err(Failure::Failed(anyhow!("the store did not close in time")));
-    }
-    Ok(())
-}
-
-/// Takes the lines of an answer.
-struct Reading<'a> {
-    out: BufWriter<io::StdoutLock<'static>>,
-    result: Option<Value>,
-    on_event: &'a mut dyn FnMut(u64),
-}
-
-impl Reading<'_> {
-    fn line(&mut self, line: &[u8]) -> Result<(), Failure> {
-        match line.split_first() {
-            Some((b'e', event)) => {
-                self.out.write_all(event)?;
-                self.out.write_all(b"\n")?;
-                (self.on_event)(1);
-            }
-            Some((b'r', result)) => self.result = Some(serde_json::from_slice(result)?),
-            Some((b'x', reason)) => {
-                let reason = String::from_utf8_lossy(reason).into_owned();
-                return Err(Failure::Failed(anyhow!(reason)));
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// The lines of an answer that comes through a socket. One without an end is half an event of a
-    /// process that went away, and is not passed on.
-    fn all_lines(&mut self, mut reader: impl BufRead) -> Result<(), Failure> {
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            reader.read_until(b'\n', &mut line)?;
-            match line.split_last() {
-                Some((b'\n', whole)) => self.line(whole)?,
-                _ => return Ok(()),
-            }
-        }
-    }
-
-    fn failure(&self, error: io::Error) -> Option<Failure> {
-        (error.kind() != io::ErrorKind::BrokenPipe)
-            .then(|| Failure::Failed(anyhow::Error::from(error)))
-    }
-}
-
-/// The same lines when they do not come through a socket.
-struct Lines<'a, 'b> {
-    reading: &'a mut Reading<'b>,
-    partial: Vec<u8>,
-}
-
-impl Write for Lines<'_, '_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.partial.extend_from_slice(bytes);
-        while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.partial.drain(..=end).collect();
-            self.reading.line(&line[..end]).map_err(|failure| match failure {
-                Failure::Failed(error) => io::Error::other(error),
-                _ => io::ErrorKind::BrokenPipe.into(),
-            })?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.reading.out.flush()
-    }
 }
 
 #[cfg(test)]
@@ -345,14 +220,5 @@ mod tests {
         command.reverse = false;
         let filters = export_filters(&command).ok().unwrap();
         assert_eq!(filters, [json!({"kinds": [1], "limit": 5, "since": 3})]);
-    }
-
-    #[test]
-    fn half_a_line_is_no_answer() {
-        let mut on_event = |_| {};
-        let out = BufWriter::new(io::stdout().lock());
-        let mut reading = Reading { out, result: None, on_event: &mut on_event };
-        assert!(reading.all_lines(&b"r{\"count\":1}\nr{\"count\":12}"[..]).is_ok());
-        assert_eq!(reading.result, Some(json!({"count": 1})));
     }
 }

@@ -20,6 +20,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a client may take nothing of its answer before it is given up: others may wait for its
 /// place.
 const STALL_MAX: Duration = Duration::from_secs(60);
+/// How long one attempt to read an answer waits.
+const READ_ATTEMPT: Duration = Duration::from_millis(200);
 /// How long one attempt to write waits before it is looked whether the process is to end.
 const WRITE_ATTEMPT: Duration = Duration::from_millis(200);
 
@@ -132,7 +134,7 @@ impl Write for Answer<'_> {
 }
 
 /// Sends a request to the process that listens at `path`; the lines of the answer can be read from
-/// what is returned.
+/// what is returned. A read that waits for long fails with `WouldBlock` and may be repeated.
 ///
 /// # Errors
 /// When nobody listens there.
@@ -140,6 +142,7 @@ pub fn ask(path: &Path, line: &str) -> io::Result<impl BufRead> {
     let mut stream = connect_local(path)?;
     stream.write_all(line.as_bytes())?;
     stream.write_all(b"\n")?;
+    stream.set_read_timeout(Some(READ_ATTEMPT))?;
     Ok(BufReader::with_capacity(1 << 16, stream))
 }
 
