@@ -385,6 +385,7 @@ impl Clients {
             }
             Reply::NegMsg { client, sub, message } => {
                 self.with_conn(client, |conn, net| conn.reply_neg_msg(&sub, &message, net));
+                self.pause_if_full(now, client);
             }
             Reply::Unpark(client) => self.unparked.push(socket_of(client)),
             // Parking was acted upon when the message was handed over; only the control core asks
@@ -417,6 +418,11 @@ impl Clients {
         event.view().write_json(&mut json);
         self.with_conn(client, |conn, net| conn.deliver_stored(sub, &json, net));
         self.json = json;
+        self.pause_if_full(now, client);
+    }
+
+    /// What comes at the reader's own pace waits when its outbox has filled up.
+    fn pause_if_full(&mut self, now: Now, client: Client) {
         let soft_bytes = self.net.config.outbox.soft_bytes;
         let Some(entry) = self.entry(socket_of(client)) else { return };
         if !entry.is_paused && entry.conn.outbox().pending_bytes() >= soft_bytes / 2 {

@@ -274,7 +274,8 @@ impl Core {
         self.take_verdicts(now);
         self.exchange(now)?;
         self.owners.turn(now);
-        if self.clients.home.has_work() {
+        let home = &self.clients.home;
+        if home.has_work() || now.monotonic_ms >= home.deadline_ms() {
             self.clients.home.step(now, HomeInput::Turn, &mut self.clients.effects);
         }
         self.exchange(now)?;
