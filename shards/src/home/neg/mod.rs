@@ -56,7 +56,8 @@ pub struct NegConfig {
     /// Bytes of an answer before it is written as hex; it is never longer than a message that the
     /// relay itself would take.
     pub frame_bytes_max: usize,
-    /// The sync sets whose sums the stores keep, in their order there.
+    /// The sync sets whose sums the stores keep: the same filters in the same order as in
+    /// [`store::StoreConfig`].
     pub sync_sets: Arc<[Filter]>,
 }
 
@@ -68,7 +69,7 @@ impl Default for NegConfig {
             records_core_max: 2_000_000,
             idle_ms_max: 60_000,
             frame_bytes_max: 128 * 1024,
-            sync_sets: Arc::default(),
+            sync_sets: [Filter::default()].into(),
         }
     }
 }
