@@ -5,6 +5,7 @@
 
 mod common;
 
+use bench::corpus::signer::{Draft, Signer};
 use bench::corpus::{Corpus, CorpusOptions};
 use bench::filters::FilterGenerator;
 use bench::rng::Rng;
@@ -16,10 +17,12 @@ use proto::nip::nip17;
 use proto::{ClientMessage, Event, EventId, Filter, Placement, PublicKey, Reason, Secret};
 use shards::home::{HomeInput, Reply};
 use shards::message::Client;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 const QUERIES: usize = 10_000;
 const EVENTS: u64 = 3_000;
+/// Regular authors who ask to vanish at some time.
+const LEAVER_RANKS: [usize; 4] = [2, 5, 9, 20];
 /// Publishing happens at the corpus' start, asking when part of it has expired.
 const ASKED_AT: u64 = common::UNIX_S + 3 * 86_400;
 
@@ -38,7 +41,43 @@ fn corpus() -> Vec<Event> {
         span_s: 2 * 86_400,
         ..CorpusOptions::default()
     };
-    Corpus::public(11, EVENTS, options).collect()
+    let mut corpus = Corpus::public(11, EVENTS, options);
+    let leavers: Vec<Signer> = LEAVER_RANKS.map(|rank| corpus.signer(rank)).into();
+    let mut events: Vec<Event> = corpus.collect();
+    // Each of them leaves at some time, and what it wrote is published again now and then.
+    for (number, leaver) in leavers.into_iter().enumerate() {
+        let at = events.len() * (number + 1) / (LEAVER_RANKS.len() + 1);
+        let until = events[at].view().created_at();
+        let request = leaver.sign(&Draft::new(62, until).tag(&["relay", "ALL_RELAYS"]));
+        let again = events[..at].iter().filter(|event| event.view().pubkey() == leaver.pubkey());
+        let again: Vec<Event> = again.take(20).cloned().collect();
+        events.extend(again);
+        events.insert(at, request);
+    }
+    events
+}
+
+/// What the operator removes before the event with this number is published: some of what came
+/// before, for good or not.
+fn removal(events: &[Event], number: usize) -> Option<(Vec<EventId>, bool)> {
+    let is_ban = number % 1_000 == 750;
+    if number % 1_000 != 250 && !is_ban {
+        return None;
+    }
+    let some = events[..number].iter().skip(number % 7).step_by(11);
+    Some((some.map(|event| event.view().id()).collect(), is_ban))
+}
+
+/// What a naive relay makes of all that.
+fn naive(events: &[Event]) -> Oracle {
+    let mut oracle = Oracle::default();
+    for (number, event) in events.iter().enumerate() {
+        if let Some((ids, ban)) = removal(events, number) {
+            oracle.remove(&ids, ban);
+        }
+        let _ = oracle.publish(event, common::UNIX_S);
+    }
+    oracle
 }
 
 fn some_keys(rng: &mut Rng, events: &[Event]) -> Vec<PublicKey> {
@@ -109,8 +148,17 @@ fn check_shards(shards: u16, events: &[Event], oracle: &Oracle, questions: &[Que
     let verifier = Remembering::new();
     let mut world = World::new(&Setup::new(shards, u64::from(shards)), &verifier);
     let mut second = Oracle::default();
+    let mut refused = BTreeMap::new();
     for (number, event) in events.iter().enumerate() {
         let core = (number % world.homes.len()) as u16;
+        if let Some((ids, ban)) = removal(events, number) {
+            let count = second.remove(&ids, ban);
+            world.home(core, HomeInput::Remove { client: World::client(core), ids, ban });
+            world.settle();
+            let removed = |reply: &(u16, Reply)| matches!(&reply.1, Reply::Removed { count: have, failed: None, .. } if *have == count);
+            assert!(count > 0 && world.replies.iter().any(removed), "{count} removed");
+            world.replies.clear();
+        }
         let expected = second.publish(event, world.now.unix_s);
         let id = event.view().id();
         let outcome = world.publish(core, event.clone());
@@ -120,7 +168,12 @@ fn check_shards(shards: u16, events: &[Event], oracle: &Oracle, questions: &[Que
         } else {
             assert_eq!(outcome, expected, "{shards} shards, {id}");
         }
+        if let Err(reason) = expected {
+            *refused.entry(reason).or_insert(0) += 1;
+        }
     }
+    let often = [Reason::Vanished, Reason::Banned, Reason::Deleted, Reason::Duplicate];
+    assert!(often.iter().all(|reason| refused.get(reason).is_some_and(|n| *n > 5)), "{refused:?}");
     assert_eq!(second.stored.len(), oracle.stored.len());
     world.settle();
     world.now.unix_s = ASKED_AT;
@@ -148,10 +201,7 @@ fn check_shards(shards: u16, events: &[Event], oracle: &Oracle, questions: &[Que
 #[test]
 fn req_answers_equal_a_naive_relays_at_1_2_3_and_8_shards() {
     let events = corpus();
-    let mut oracle = Oracle::default();
-    for event in &events {
-        let _ = oracle.publish(event, common::UNIX_S);
-    }
+    let oracle = naive(&events);
     let max = proto::Limits::default().max_limit as usize;
     let questions = questions(&oracle, &events, max);
     let share = |count: usize| count as f64 / QUERIES as f64;

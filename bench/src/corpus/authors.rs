@@ -76,7 +76,7 @@ impl Authors {
         }
     }
 
-    fn signer(&mut self, rank: usize) -> Signer {
+    pub(super) fn signer(&mut self, rank: usize) -> Signer {
         let seed = self.seed;
         *self.signers[rank].get_or_insert_with(|| Signer::from_seed(mixed(seed, rank as u64)))
     }

@@ -156,6 +156,11 @@ impl Corpus {
         Self::new(Shape::Public, seed, count, options)
     }
 
+    /// The key of the regular author of `rank` (0 writes most), for whoever goes on in its name.
+    pub fn signer(&mut self, rank: usize) -> Signer {
+        self.authors.signer(rank)
+    }
+
     /// `count` submissions of `shape`.
     pub fn new(shape: Shape, seed: u64, count: u64, options: CorpusOptions) -> Self {
         let authors = match shape {

@@ -11,6 +11,10 @@ pub struct Oracle {
     /// What was stored once and is not any more.
     pub gone: Vec<Event>,
     deletions: Vec<Event>,
+    /// Keys that asked to vanish, and up to when.
+    vanished: Vec<(PublicKey, u32)>,
+    /// Ids that may not come back: wraps to keys that vanished, and what the operator bans.
+    never: Vec<(EventId, Reason)>,
 }
 
 fn tag_values(event: &EventRef<'_>, name: &str) -> Vec<String> {
@@ -66,8 +70,28 @@ impl Oracle {
         if expires(&view) <= unix_s {
             return Err(Reason::Expired);
         }
+        let is_ephemeral = class(view.kind()) == KindClass::Ephemeral;
+        let banned = |(id, why): &&(EventId, Reason)| *id == view.id() && *why == Reason::Banned;
+        if self.never.iter().any(|never| banned(&never)) && !is_ephemeral {
+            return Err(Reason::Banned);
+        }
+        let has_vanished = |(key, until): &(PublicKey, u32)| {
+            *key == view.pubkey() && view.created_at() <= *until && !is_ephemeral
+        };
+        if view.kind() != 62 && self.vanished.iter().any(has_vanished) {
+            return Err(Reason::Vanished);
+        }
         if self.stored.iter().any(|have| have.view().id() == view.id()) {
             return Err(Reason::Duplicate);
+        }
+        if let Some((_, why)) = self.never.iter().find(|(id, _)| *id == view.id()) {
+            return Err(*why);
+        }
+        if view.kind() == 62 {
+            if self.vanished.iter().any(has_vanished) {
+                return Err(Reason::DuplicateNewer);
+            }
+            self.vanish(view.pubkey(), view.created_at());
         }
         if self.deletions.iter().any(|deletion| covers(&deletion.view(), &view)) {
             return Err(Reason::Deleted);
@@ -98,6 +122,36 @@ impl Oracle {
         }
         self.stored.push(event.clone());
         Ok(())
+    }
+
+    fn vanish(&mut self, key: PublicKey, until: u32) {
+        self.vanished.push((key, until));
+        let stored = std::mem::take(&mut self.stored);
+        for event in stored {
+            let view = event.view();
+            let is_wrap = view.kind() == 1059 && first_p(&view) == Some(key.to_string());
+            if is_wrap {
+                self.never.push((view.id(), Reason::Deleted));
+            }
+            if is_wrap || (view.pubkey() == key && view.created_at() <= until) {
+                self.gone.push(event);
+            } else {
+                self.stored.push(event);
+            }
+        }
+    }
+
+    /// The operator removes events; returns how many there were.
+    pub fn remove(&mut self, ids: &[EventId], ban: bool) -> u64 {
+        let is_named = |event: &Event| ids.contains(&event.view().id());
+        let (gone, kept): (Vec<Event>, Vec<Event>) = self.stored.drain(..).partition(is_named);
+        let count = gone.len() as u64;
+        self.stored = kept;
+        self.gone.extend(gone);
+        if ban {
+            self.never.extend(ids.iter().map(|id| (*id, Reason::Banned)));
+        }
+        count
     }
 
     /// Whether anything that is gone would have matched.
