@@ -80,7 +80,8 @@ impl Default for Rates {
 /// times as much time to send (`sim/conformance/README.md` has the figures).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CompressionConfig {
-    /// Whether it is agreed to when a client offers it.
+    /// Whether it is agreed to when a client offers it. Switched off by a reload, nothing is
+    /// compressed any more; who agreed before may still send compressed messages.
     pub enabled: bool,
     /// Shorter messages are sent as they are.
     pub threshold_bytes: usize,

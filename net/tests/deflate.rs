@@ -285,6 +285,17 @@ fn another_level_is_taken_from_the_next_message_on() {
 }
 
 #[test]
+fn switched_off_it_is_over_for_those_who_agreed_before_but_they_are_understood() {
+    let mut wire = open(compressing(), "permessage-deflate");
+    wire.core.reload(config());
+    let event = body(2_000);
+    assert_eq!(wire.conn.deliver("s", event.as_bytes(), &mut wire.core), Pushed::Ok);
+    assert_eq!(wire.reply(), format!("[\"EVENT\",\"s\",{event}]"));
+    let frame = client_frame(0xc1, &deflated(b"[\"CLOSE\",\"sssssssssssssssssssss\"]"));
+    assert_eq!(wire.send(&frame).len(), 1);
+}
+
+#[test]
 fn a_connection_costs_nothing_for_compression() {
     assert!(size_of::<Conn>() <= 300, "{} bytes", size_of::<Conn>());
     let core_bytes = core_bytes_max(config().limits.message_bytes_max);

@@ -156,7 +156,8 @@ impl Conn {
     /// core's codec is there then.
     fn deflate_window(&self, plain_bytes: usize, core: &mut ConnCore) -> Option<WindowBits> {
         let window = self.deflate?;
-        let is_worth_it = plain_bytes >= core.config.compression.threshold_bytes;
+        let compression = &core.config.compression;
+        let is_worth_it = compression.enabled && plain_bytes >= compression.threshold_bytes;
         is_worth_it.then(|| {
             core.ready_deflater();
             window
