@@ -7,7 +7,8 @@ use rustix::process::{Signal, kill_process};
 use serde_json::json;
 
 on_both_runtimes!(
-    an_answer_that_does_not_come_is_the_default_and_others_do_not_wait,
+    one_that_is_not_answered_holds_up_no_other,
+    an_answer_that_does_not_come_is_the_default,
     a_plug_in_that_hangs_is_started_anew,
     a_plug_in_that_never_reads_blocks_nobody,
     a_plug_in_that_ends_is_started_again,
@@ -15,32 +16,46 @@ on_both_runtimes!(
     nonsense_is_counted_and_passed_over,
 );
 
-fn an_answer_that_does_not_come_is_the_default_and_others_do_not_wait(setup: Setup) {
+fn one_that_is_not_answered_holds_up_no_other(setup: Setup) {
+    let script = Script::obedient(1);
+    let relay = script.options(setup, "timeout_ms = 60000").start();
+    let (mut client, mut other) = (relay.connect(), relay.connect());
+    for seed in 0..20 {
+        client.send(&json!(["EVENT", event_value(&told(seed, "silent"))]));
+    }
+    until(|| metric(&relay, "policy_in_flight{door=\"write\"}") == 20);
+    let loud: Vec<_> = (0..20).map(|seed| told(seed, "accept")).collect();
+    client.accept_all(&loud[..10]);
+    other.accept_all(&loud[10..]);
+    for reader in [&mut client, &mut other] {
+        assert_eq!(reader.count(&[json!({"kinds": [1]})]), Ok(20));
+    }
+    assert_eq!(metric(&relay, "policy_in_flight{door=\"write\"}"), 20, "they wait as before");
+}
+
+fn an_answer_that_does_not_come_is_the_default(setup: Setup) {
     for (when_down, is_taken) in [("reject", false), ("accept", true)] {
         let script = Script::obedient(1);
-        // Long enough for the others to be answered first, on a machine of any speed: they are, and
-        // the test waits for both.
-        let more = format!("timeout_ms = 3000\nwhen_down = \"{when_down}\"");
+        let more = format!("timeout_ms = 500\nwhen_down = \"{when_down}\"");
         let relay = script.options(setup, &more).start();
         let mut client = relay.connect();
         let silent: Vec<_> = (0..20).map(|seed| told(seed, "silent")).collect();
         for event in &silent {
             client.send(&json!(["EVENT", event_value(event)]));
         }
-        let loud: Vec<_> = (0..20).map(|seed| told(seed, "accept")).collect();
-        client.accept_all(&loud);
-        assert_eq!(client.count(&[json!({"kinds": [1]})]), Ok(20));
-        let waiting = client.recv();
-        assert_eq!(waiting[0], "OK", "the silent ones' answers come after: {waiting}");
-        client.put_back(waiting);
         for event in &silent {
             let (ok, text) = client.recv_ok(&id_of(event));
             assert_eq!(ok, is_taken, "{text}");
             assert!(is_taken || text.starts_with("error: "), "the client may try again: {text}");
         }
-        let stored = if is_taken { 40 } else { 20 };
+        let stored = if is_taken { 20 } else { 0 };
         assert_eq!(client.count(&[json!({"kinds": [1]})]), Ok(stored));
-        assert_eq!(metric(&relay, "policy_timed_out_total{door=\"write\"}"), 20);
+        // On a machine that stands still for a while, some may have met the end of a plug-in that
+        // gives no answers at all.
+        let ways = ["timed_out", "unreachable"];
+        let figures =
+            ways.map(|way| metric(&relay, &format!("policy_{way}_total{{door=\"write\"}}")));
+        assert!(figures[0] > 0 && figures.iter().sum::<u64>() == 20, "{figures:?}");
     }
 }
 
