@@ -10,6 +10,7 @@ use crate::lmdb::{self, LmdbIndex, map_bytes_for};
 use crate::open::{self, OpenError};
 use crate::reindex::{self, ReindexError, Reindexed};
 use crate::rewrite::Refusal;
+use crate::scrub::{self, CheckSignature, Finding, Loss, LossError, Scrub};
 use crate::seam::{Index, Segments, perform};
 use crate::store::{Store, StoreConfig, StoreOutput};
 use proto::Now;
@@ -33,6 +34,9 @@ pub enum OfflineError {
     /// The store of a shard and its index differ.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// A loss cannot be accepted as things are.
+    #[error(transparent)]
+    Loss(#[from] LossError),
 }
 
 impl From<ReindexError> for OfflineError {
@@ -215,6 +219,49 @@ pub fn reindex(
     let rebuilt = rebuilt?;
     lmdb::supersede(&path)?;
     Ok(rebuilt)
+}
+
+/// Bytes that a scrub looks at between two questions whether to stop.
+const SCRUB_STEP_BYTES: u64 = 4 << 20;
+
+/// Looks for damage in a shard, which need not be one that can be opened; see [`crate::scrub`].
+/// `found` hears of each finding, `progress` how many of how many bytes have been looked at.
+///
+/// # Errors
+/// [`OfflineError`].
+pub fn scrub(
+    directory: &DataDirectory,
+    config: &StoreConfig,
+    mut signatures: Option<CheckSignature<'_>>,
+    found: &mut dyn FnMut(Finding),
+    progress: &mut dyn FnMut(u64, u64),
+    should_stop: &dyn Fn() -> bool,
+) -> Result<(), OfflineError> {
+    let (index, segments) = open_shard(directory, config)?;
+    let mut scrub = Scrub::begin(config.shard, config.secret, config.seed, &index, &segments)?;
+    let mut findings = Vec::new();
+    loop {
+        let check = signatures.as_mut().map(|check| &mut **check as CheckSignature<'_>);
+        let step = scrub.step(&index, &segments, SCRUB_STEP_BYTES, check, &mut findings)?;
+        findings.drain(..).for_each(&mut *found);
+        progress(step.done, step.total);
+        if step.is_over {
+            return Ok(());
+        }
+        if should_stop() {
+            return Err(OfflineError::Stopped);
+        }
+    }
+}
+
+/// Gives up what cannot be read of a shard's log, so that it can be opened again; damaged segments
+/// are copied into the folder `quarantine` beside them. May be called again if it was interrupted.
+///
+/// # Errors
+/// [`OfflineError`].
+pub fn accept_loss(directory: &DataDirectory, config: &StoreConfig) -> Result<Loss, OfflineError> {
+    let (index, segments) = open_shard(directory, config)?;
+    Ok(scrub::accept_loss(config, &index, &segments)?)
 }
 
 /// Fingerprint of what a shard holds, with the number of events whose bytes are damaged. Brings the
