@@ -140,10 +140,10 @@ impl Shard {
 
     /// Whether another [`ShardInput::Turn`] has something to do.
     pub fn has_work(&self) -> bool {
-        let has_room = self.store.has_room();
         // On a full disk nobody waits: imports are refused, too.
-        self.ingest.has_work(has_room || self.store.is_full())
-            || has_room && !self.removals.is_empty()
+        let moves = self.store.has_room() || self.store.is_full();
+        self.ingest.has_work(moves)
+            || moves && !self.removals.is_empty()
             || !self.searching.is_empty()
     }
 

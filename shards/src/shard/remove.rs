@@ -22,7 +22,8 @@ pub(super) struct Removal {
 impl Shard {
     /// Begins removals, as long as the store takes their records.
     pub(super) fn start_removals(&mut self, fx: &mut ShardEffects) {
-        while self.store.has_room()
+        // On a full disk a removal may go on: it is what makes room there, and it is small.
+        while (self.store.has_room() || self.store.is_full())
             && let Some(removal) = self.removals.pop_front()
         {
             let ids = removal.ids.iter().take(REMOVE_IDS_MAX);
