@@ -11,11 +11,12 @@ use bench::rng::Rng;
 use common::oracle::Oracle;
 use common::{Remembering, Setup, UNIX_S, World};
 use proto::nip::nip17;
-use proto::nip::nip77::{Initiator, Item, SortedItems};
+use proto::nip::nip77::{Initiator, Item, SortedItems, Step};
 use proto::{ClientMessage, Event, EventId, Filter, PublicKey, Reason};
 use shards::home::{HomeInput, Reply};
 use shards::message::Client;
 use std::collections::BTreeSet;
+use store::effect::{Question, StoreEffect};
 
 const EVENTS: u64 = 2_000;
 const FILTERS: usize = 120;
@@ -30,7 +31,32 @@ fn item(event: &Event) -> Item {
 
 /// Waits for the answer of the client's session.
 fn answer(world: &mut World, client: Client) -> Result<Vec<u8>, Reason> {
-    loop {
+    answer_while(world, client, World::step)
+}
+
+/// One step of everything but the removal of what vanishes.
+fn step_but_not_remove(world: &mut World) -> bool {
+    world.deliver_mail();
+    for shard in 0..world.shards.len() as u16 {
+        world.perform_all(shard, |effect| match effect {
+            StoreEffect::Scan { .. } | StoreEffect::Fetch { .. } => true,
+            StoreEffect::Ask { question, .. } => matches!(question, Question::Sums(_)),
+            _ => false,
+        });
+        world.turn_shard(shard);
+    }
+    for core in 0..world.homes.len() as u16 {
+        world.home(core, HomeInput::Turn);
+    }
+    true
+}
+
+fn answer_while(
+    world: &mut World,
+    client: Client,
+    step: fn(&mut World) -> bool,
+) -> Result<Vec<u8>, Reason> {
+    for _ in 0..1_000_000 {
         for (_, reply) in std::mem::take(&mut world.replies) {
             match reply {
                 Reply::NegMsg { client: to, message, .. } if to == client => return Ok(message),
@@ -39,8 +65,9 @@ fn answer(world: &mut World, client: Client) -> Result<Vec<u8>, Reason> {
                 other => panic!("unexpected {other:?}"),
             }
         }
-        assert!(world.step(), "no answer");
+        assert!(step(world), "no answer");
     }
+    panic!("no answer");
 }
 
 /// What a whole session tells a client that has `items`, and in how many answers.
@@ -92,15 +119,22 @@ fn keys(rng: &mut Rng, events: &[Event]) -> Vec<PublicKey> {
     }
 }
 
+/// Everything between two times after the first event, whose sync set is that of everything.
+fn window(since_s: Option<u64>, until_s: Option<u64>) -> Filter {
+    let at = |seconds: Option<u64>| seconds.map(|seconds| UNIX_S + seconds);
+    Filter { since: at(since_s), until: at(until_s), ..Filter::default() }
+}
+
 fn filters(events: &[Event]) -> Vec<Filter> {
     let mut generator = FilterGenerator::new(7, events);
     let mut filters = vec![
         Filter::default(),
         Filter { limit: Some(50), ..Filter::default() },
         Filter { limit: Some(0), ..Filter::default() },
-        Filter { since: Some(UNIX_S - 86_000), until: Some(UNIX_S - 3), ..Filter::default() },
-        Filter { since: Some(UNIX_S - 50_000), until: Some(UNIX_S - 49_000), ..Filter::default() },
-        Filter { since: Some(UNIX_S - 20_000), ..Filter::default() },
+        window(Some(1_000), Some(86_000)),
+        window(Some(50_000), Some(52_000)),
+        window(Some(20_000), None),
+        window(None, Some(40_000)),
         Filter { kinds: Some(vec![4, 1059]), ..Filter::default() },
         Filter { kinds: Some(vec![1, 4, 7, 1059]), ..Filter::default() },
     ];
@@ -128,7 +162,8 @@ fn check_shards(shards: u16, events: &[Event], oracle: &Oracle, filters: &[Filte
     let mut rng = Rng::new(9);
     let [mut asked, mut private, mut differing, mut sums] = [0; 4];
     for (number, filter) in filters.iter().enumerate() {
-        let keys = keys(&mut rng, events);
+        // The first ones ask for sync sets as strangers.
+        let keys = if number < 8 { Vec::new() } else { keys(&mut rng, events) };
         let core = (number % usize::from(setup.cores)) as u16;
         let client = Client { slot: 100 + number as u32, generation: 1 };
         for key in &keys {
@@ -139,6 +174,10 @@ fn check_shards(shards: u16, events: &[Event], oracle: &Oracle, filters: &[Filte
         let visible: Vec<&Event> =
             oracle.stored.iter().filter(|event| theirs.contains(&event.view().id())).collect();
         private += visible.iter().filter(|event| nip17::is_private(event.view().kind())).count();
+        let timeless = Filter { since: None, until: None, ..filter.clone() };
+        if timeless == Filter::default() {
+            assert!(visible.len() > 5, "{} events between two times", visible.len());
+        }
         // The same set: the first answer says so, and nothing is told.
         let same = visible.iter().map(|event| item(event)).collect();
         let told = reconcile(&mut world, core, client, filter, same);
@@ -214,8 +253,19 @@ fn what_vanishes_is_in_no_session() {
         world.publish(0, request).unwrap();
         assert!(world.shards.iter().any(|shard| shard.store().is_purging()), "it is going on");
         let client = Client { slot: 70, generation: 1 };
-        let told = reconcile(&mut world, 0, client, &Filter::default(), kept.clone());
-        assert_eq!(told, Ok((Ids::new(), Ids::new(), 1)), "{shards} shards");
+        let initiator = Initiator::new(SortedItems::new(kept.clone()), 4_096);
+        for filter in [Filter::default(), Filter { kinds: Some(vec![1, 62]), ..Filter::default() }]
+        {
+            let message = initiator.initiate();
+            let open = ClientMessage::NegOpen("n".into(), Box::new(filter), message);
+            world.home(0, HomeInput::Message(client, open));
+            let answer = answer_while(&mut world, client, step_but_not_remove).unwrap();
+            assert_eq!(initiator.step(&answer), Ok(Step::default()), "{shards} shards");
+            assert!(world.shards.iter().any(|shard| shard.store().is_purging()));
+        }
+        world.home(0, HomeInput::Gone(client));
+        world.settle();
+        world.replies.clear();
         // And when it is over, the sums are right.
         for _ in 0..10 {
             world.now.monotonic_ms += 11_000;
