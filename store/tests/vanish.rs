@@ -7,11 +7,13 @@ use common::naive::{decide_as, submit};
 use common::{Draft, World, author, config};
 use proto::nip::nip62;
 use proto::{Event, EventId, Filter, Reason};
+use store::file::FileSegments;
 use store::index::Table;
+use store::lmdb::LmdbIndex;
 use store::mem::{MemIndex, MemSegments};
 use store::replace::Arrival;
 use store::vanish::{PURGE_KILLS_MAX, VANISH_JOBS_MAX};
-use store::{Index, StoreConfig, StoreEffect, StoreInput, WorldError};
+use store::{Index, StoreConfig, StoreEffect, StoreInput, StoreOutput, WorldError};
 
 type MemWorld = World<MemIndex, MemSegments>;
 
@@ -236,10 +238,61 @@ fn sums_are_made_anew_in_steps_that_can_be_interrupted() {
     world.store.sums(0, durable, &mut fx);
     world.effects.extend(fx);
     world.settle();
-    let Some(store::StoreOutput::Sums { sums, .. }) = world.outputs.pop() else { panic!() };
+    let Some(StoreOutput::Sums { sums, .. }) = world.outputs.pop() else { panic!() };
     let found: u64 = sums.iter().map(|(_, sum)| sum.count()).sum();
-    let is_member = |number: &u64| number % 9 == 4 && number % 10 != 0;
+    let is_member = |number: &u64| number % 9 == 4 && !number.is_multiple_of(10);
     assert_eq!(found, (0..count).filter(is_member).count() as u64);
     assert!(sums.windows(2).all(|pair| pair[0].0 < pair[1].0));
     assert_eq!(sums.len(), count.div_ceil(4_096) as usize);
+}
+
+#[test]
+#[cfg(not(miri))]
+fn on_disk_it_is_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let (index_path, log_path) = (directory.path().join("index"), directory.path().join("log"));
+    let open = |config: StoreConfig| {
+        let index = LmdbIndex::open(&index_path, common::SECRET, 1 << 28).unwrap();
+        World::open(config, index, FileSegments::open(&log_path).unwrap())
+    };
+    let config = StoreConfig { checkpoint_events: 100, hot_bytes_max: 0, ..config() };
+    let mut world = open(config.clone());
+    for number in 0..300 {
+        let mine = Draft::new(1, 1, 100 + number as u32 * 100).content(number);
+        let theirs = Draft::new(2 + number % 2, 1, 100 + number as u32 * 100).content(number);
+        let wrap = Draft::new(900 + number, 1059, 5).tag("p", &author(1).to_hex());
+        for draft in [mine, theirs, wrap] {
+            world.put(&draft.pack());
+        }
+    }
+    world.commit();
+    submit(&mut world, &request(1, 1 << 30)).unwrap();
+    world.flush();
+    // The process ends in the middle of the removal.
+    while world.store.stats().vanished == 0 {
+        world.perform(0);
+    }
+    assert!(world.store.is_purging());
+    drop(world);
+    let mut world = open(config.clone());
+    assert!(world.store.is_purging());
+    world.tick();
+    world.settle();
+    assert!(!world.store.is_purging());
+    assert_eq!(world.query(&Filter::default(), 500).len(), 301);
+    assert_eq!(submit(&mut world, &Draft::new(1, 1, 7).pack()), Err(Reason::Vanished));
+    world.close();
+    drop(world);
+    let theirs = Filter { authors: Some(vec![author(3)]), ..Filter::default() };
+    let filters = [theirs, Filter::default()].into();
+    let mut world = open(StoreConfig { sync_filters: filters, ..config });
+    for (set, expected) in [(0, 150), (1, 301), (2, 0)] {
+        let (mut fx, durable) = (Vec::new(), world.store.durable());
+        world.store.sums(set, durable, &mut fx);
+        world.effects.extend(fx);
+        world.settle();
+        let Some(StoreOutput::Sums { sums, .. }) = world.outputs.pop() else { panic!() };
+        assert_eq!(sums.iter().map(|(_, sum)| sum.count()).sum::<u64>(), expected, "set {set}");
+    }
+    assert!(world.index.purges().unwrap().is_empty());
 }
