@@ -26,6 +26,7 @@ use shards::mesh::{Port, mesh};
 use shards::message::{CoreId, SUBMIT_CREDIT};
 use shards::shard::{Shard, ShardConfig};
 use shards::{Home, HomeConfig, HomeInput};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -44,8 +45,6 @@ const VERIFIER_KEYS_MAX: usize = 8_192;
 pub const RELAY_SOCKET: &str = "relay.sock";
 /// Connections to it that may wait to be accepted.
 const LOCAL_BACKLOG: i32 = 64;
-/// Bytes of open filters of one core's clients.
-const FILTER_BYTES_MAX: usize = 16 << 20;
 /// Signatures that a shard checks in one turn.
 const VERIFY_SLICE: usize = 16;
 /// Ids that answer a duplicate without a look at the store, per shard.
@@ -87,8 +86,8 @@ struct Common {
 
 /// What an executor tells the one who starts it.
 enum Started {
-    /// A shard is open.
-    Shard,
+    /// A shard is open, and its bytes are there.
+    Shard(u16, Place),
     /// All are; the executor waits for its listener.
     Ready,
     Failed(StartError),
@@ -107,6 +106,8 @@ pub struct Cluster {
     directory: Arc<DataDirectory>,
     listeners: Vec<Sender<Vec<OwnedFd>>>,
     threads: Vec<JoinHandle<()>>,
+    /// Where the bytes of each shard are.
+    places: BTreeMap<u16, Place>,
     /// The local socket, while there is one.
     local: Option<PathBuf>,
 }
@@ -138,7 +139,7 @@ impl Cluster {
         let shared = Arc::new(Shared::new(Arc::clone(&config), Arc::clone(&wakes)));
         let pins = if cores.len() >= executors { cores.as_slice() } else { &[] };
         let common = Common {
-            placement: Placement::even(directory.format().secret, shards),
+            placement: directory.format().placement(),
             directory: Arc::new(directory),
             ceiling,
             backend: chosen.backend,
@@ -160,6 +161,7 @@ impl Cluster {
             directory: Arc::clone(&common.directory),
             listeners: Vec::new(),
             threads: Vec::new(),
+            places: BTreeMap::new(),
             local: None,
         };
         for ports in ports.into_iter().zip(policy_ports) {
@@ -195,7 +197,8 @@ impl Cluster {
         let mut ready = 0;
         while ready < self.executors {
             match reported.recv() {
-                Ok(Started::Shard) => {
+                Ok(Started::Shard(shard, place)) => {
+                    self.places.insert(shard, place);
                     opened += 1;
                     progress(opened, shards);
                 }
@@ -205,6 +208,11 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    /// Where the bytes of each shard are, to be read beside its core.
+    pub fn places(&self) -> &BTreeMap<u16, Place> {
+        &self.places
     }
 
     /// The data directory.
@@ -325,8 +333,8 @@ fn home_config(common: &Common, core: CoreId) -> HomeConfig {
         public_url: settings::public_url(&common.config),
         door: policy::asks(&common.config),
         submit_credit: submit_credit(&common.config),
-        filter_bytes_max: FILTER_BYTES_MAX,
-        neg: NegConfig::default(),
+        filter_bytes_max: common.ceiling.filters_core_bytes as usize,
+        neg: settings::negentropy(&common.config, &common.ceiling),
         // Pages take half of the budget, live events held for slow readers the other half.
         page_bytes_max: common.ceiling.pages_core_bytes as usize / 2,
         seed: entropy::seed(),
@@ -397,8 +405,8 @@ fn build(
         let (one, place) =
             open_shard(common, shard).map_err(|error| StartError::Store { shard, error })?;
         owned.push(one);
-        places.push(place);
-        let _ = reports.send(Started::Shard);
+        places.push(place.clone());
+        let _ = reports.send(Started::Shard(shard, place));
     }
     let performer = Performer::new(places, common.pool.clone(), wake.clone());
     let reactor = Reactor::new(common.backend, core.into(), wake)?;
@@ -428,7 +436,9 @@ fn open_shard(common: &Common, shard: u16) -> Result<(Owned, Place), OpenError> 
         checkpoint_events: config.checkpoint_events as usize,
         checkpoint_after_ms: config.checkpoint_interval_ms,
         segment_bytes_max: config.segment_mib << 20,
+        erase_after_s: u64::from(config.erase_after_h) * 3_600,
         hot_bytes_max: common.ceiling.hot_shard_bytes as usize,
+        sync_filters: settings::sync_filters(&common.config),
         ..StoreConfig::new(shard, secret, seed)
     };
     let log_dir = common.directory.log_directory(shard);

@@ -262,9 +262,19 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     check_range("limits.default_limit", limits.default_limit.into(), (0, limits.max_limit.into()))?;
     check_range("network.connections_max", config.network.connections_max.into(), (1, 10_000_000))?;
     check_range("network.ping_interval_ms", config.network.ping_interval_ms, (10, 86_400_000))?;
+    for text in &config.sync.filters {
+        check_value("sync.filters", text, "a filter as in REQ", |text| {
+            proto::parse::parse_filter(text.as_bytes(), &proto::Limits::default()).is_ok()
+        })?;
+    }
+    check_range("sync.filters (their number)", config.sync.filters.len() as u64, (0, 4))?;
+    check_range("sync.sessions_max", config.sync.sessions_max as u64, (1, 1_000))?;
+    check_range("sync.records_max", config.sync.records_max, (1, 1 << 32))?;
+    check_range("compression.level", config.compression.level.into(), (1, 9))?;
     check_range("store.shards", config.store.shards.into(), (0, 256))?;
     // Recovery reads a whole segment into memory, so a larger one would need as much to start.
     check_range("store.segment_mib", config.store.segment_mib.into(), (1, 256))?;
+    check_range("store.erase_after_h", config.store.erase_after_h.into(), (1, 8_760))?;
     check_range("store.checkpoint_events", config.store.checkpoint_events.into(), (1, 1 << 24))?;
     // No client waits longer than a minute, and the relay's end waits for answers, too.
     check_range("policy.timeout_ms", config.policy.timeout_ms, (10, 60_000))?;
@@ -277,6 +287,8 @@ fn check(config: &Config) -> Result<(), ConfigError> {
         ("memory.outbox_total_mib", config.memory.outbox_total_mib),
         ("memory.input_total_mib", config.memory.input_total_mib),
         ("memory.pages_total_mib", config.memory.pages_total_mib),
+        ("memory.sync_total_mib", config.memory.sync_total_mib),
+        ("memory.filters_total_mib", config.memory.filters_total_mib),
         ("memory.delta_mib", config.memory.delta_mib),
         ("memory.hot_mib", config.memory.hot_mib),
     ] {
@@ -349,6 +361,9 @@ mod tests {
         assert!(file("[network]\nlisten = \"localhost\"\n").is_err());
         assert!(file("[network]\ntrusted_proxies = [\"10.0.0.0/40\"]\n").is_err());
         assert!(file("[limits]\nevent_bytes_max = 1000000\n").is_err());
+        assert!(file("[store]\nerase_after_h = 0\n").is_err());
+        assert!(file("[store]\nerase_after_h = 8760\n").is_ok());
+        assert!(file("[store]\nerase_after_h = 8761\n").is_err());
     }
 
     #[test]

@@ -196,6 +196,10 @@ sections! {
         /// MiB of query answers that one core holds for clients that read slowly. 0 takes a share,
         /// at most 64.
         Restart pages_total_mib: u64 = 0;
+        /// MiB of what negentropy sessions of one core know. 0 takes a share, at most 72.
+        Restart sync_total_mib: u64 = 0;
+        /// MiB of open filters of one core's connections. 0 takes a share, at most 16.
+        Restart filters_total_mib: u64 = 0;
         /// MiB of events of one shard that are in the log and not yet in the index. 0 takes a share,
         /// at most 64.
         Restart delta_mib: u64 = 0;
@@ -216,9 +220,37 @@ sections! {
         Restart checkpoint_interval_ms: u64 = 300_000;
         /// MiB of one log segment.
         Restart segment_mib: u32 = 64;
+        /// Hours within which the bytes of an event that was deleted, or whose author vanished, are
+        /// gone from the log.
+        Restart erase_after_h: u32 = 24;
         /// MiB of free disk below which events are refused with `error: storage full`. Reading goes
         /// on, and writing does by itself when a tenth more than this is free again.
         Live free_min_mib: u64 = 256;
+    }
+
+    /// Negentropy (NIP-77): how others find out what they lack of what is here.
+    sync: SyncSection {
+        /// Whether clients may open sessions.
+        Restart negentropy: bool = true;
+        /// Filters, as JSON, of which fingerprints are kept at all times, so that a session over one
+        /// of them (within any span of time) reads only where the two sides differ; at most 4. After
+        /// a change the next start reads all events once.
+        Restart filters: Vec<String> = vec!["{}".into()];
+        /// Open sessions of one connection.
+        Restart sessions_max: usize = 8;
+        /// Events that one session may be about.
+        Restart records_max: u64 = 500_000;
+    }
+
+    /// permessage-deflate. It saves bandwidth and costs processor time: a stored event is compressed
+    /// for each reader.
+    compression: CompressionSection {
+        /// Whether it is agreed to when a client offers it.
+        Live enabled: bool = false;
+        /// Bytes below which a message is sent as it is.
+        Live threshold_bytes: usize = 512;
+        /// 1 (fast) to 9 (small).
+        Live level: u8 = 3;
     }
 
     /// Programs of the operator's that decide who may write and read; docs/policy.md describes them.
