@@ -14,8 +14,8 @@ use proto::nip::nip45::Hll;
 use proto::nip::nip77::Accumulator;
 use proto::{Event, EventId, Filter, PublicKey, Reason};
 use std::sync::Arc;
-use store::store::CompactionProgress;
 use store::effect::Position;
+use store::store::CompactionProgress;
 
 /// Index of a core (executor); the control core comes after the executors.
 pub type CoreId = u16;
@@ -289,6 +289,13 @@ pub enum ToHome {
         note: Option<Arc<str>>,
         /// The policy program wants its author to believe that it was stored.
         is_shadowed: bool,
+    },
+    /// A key has vanished from the shard: nothing of it that the shard has sent may be served.
+    Vanished {
+        /// Whose.
+        key: PublicKey,
+        /// Up to when, inclusive.
+        until: u32,
     },
     /// Answer to [`ToShard::Remove`], when it is durable.
     Removed {

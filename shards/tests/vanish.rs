@@ -266,6 +266,50 @@ fn live_events_that_have_not_been_sent_yet_are_not_sent_after_the_request() {
     assert_eq!(live, [other.view().id(), vanish.view().id()]);
 }
 
+/// Pages and held live events of a client that does not read wait at its core.
+#[test]
+fn what_waits_for_a_slow_reader_is_not_handed_on_after_the_request() {
+    let verifier = Remembering::new();
+    for shards in SHARDS {
+        let mut world = World::new(&Setup::new(shards, 5), &verifier);
+        let Life { signer, mine, others } = life(5);
+        let (stored, live) = mine.split_at(mine.len() / 2);
+        publish_all(&mut world, stored);
+        publish_all(&mut world, &others);
+        let reader = client(7);
+        world.home(0, HomeInput::Trusted(reader));
+        world.home(0, HomeInput::Paused(reader, true));
+        let req = ClientMessage::Req("s".into(), vec![Filter::default()]);
+        world.home(0, HomeInput::Message(reader, req));
+        world.settle();
+        assert!(world.homes[0].page_bytes() > 0, "rows wait");
+        publish_all(&mut world, live);
+        world.settle();
+        let vanish = request(&signer, NOW);
+        assert_eq!(world.publish(0, vanish.clone()), Ok(()));
+        world.settle();
+        world.replies.clear();
+        world.home(0, HomeInput::Paused(reader, false));
+        world.settle();
+        let mut served = BTreeSet::new();
+        let mut has_ended = false;
+        for (_, reply) in world.replies.drain(..) {
+            match reply {
+                Reply::Stored { event, .. } | Reply::Held { event, .. } => {
+                    served.insert(event.view().id());
+                }
+                Reply::Eose { .. } => has_ended = true,
+                other => panic!("{other:?}"),
+            }
+        }
+        let mut left = ids(&others);
+        left.insert(vanish.view().id());
+        assert_eq!(served, left, "{shards} shards");
+        assert!(has_ended);
+        assert_eq!(world.homes[0].page_bytes(), 0);
+    }
+}
+
 #[test]
 fn a_request_that_means_others_is_refused_and_one_for_this_relay_needs_its_name() {
     let verifier = Remembering::new();

@@ -112,6 +112,19 @@ impl Merge {
         bytes
     }
 
+    /// Takes out rows that may not be sent any more; returns their bytes.
+    pub(super) fn forget(&mut self, is_unwanted: impl Fn(&Event) -> bool) -> usize {
+        let before = self.bytes;
+        for part in &mut self.parts {
+            part.rows.retain(|row| {
+                let is_unwanted = is_unwanted(&row.event);
+                self.bytes -= if is_unwanted { row.event.packed().len() } else { 0 };
+                !is_unwanted
+            });
+        }
+        before - self.bytes
+    }
+
     /// Rows that may still be sent in all.
     pub(super) fn remaining(&self) -> u64 {
         self.limits.iter().fold(0u64, |sum, limit| sum.saturating_add(*limit))

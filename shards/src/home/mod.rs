@@ -624,6 +624,7 @@ impl Home {
             }
             ToHome::Live { first, events } => self.live(now, shard, first, &events, fx),
             ToHome::FellBehind { resume_at } => self.fell_behind(shard, resume_at, fx),
+            ToHome::Vanished { key, until } => self.forget_vanished(&key, until),
             ToHome::Removed { query, result } => self.removed(query, result, fx),
             ToHome::Stats { query, stats } => self.gathered(shard, query, *stats, fx),
         }

@@ -335,7 +335,7 @@ impl Home {
         }
     }
 
-    fn make_ready(&mut self, id: QueryId) {
+    pub(super) fn make_ready(&mut self, id: QueryId) {
         if let Some(merge) = self.query(id)
             && !merge.is_ready
         {

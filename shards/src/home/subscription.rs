@@ -303,6 +303,20 @@ impl Home {
         }
     }
 
+    /// Takes out held events that may not be sent any more.
+    pub(super) fn forget_held(&mut self, is_unwanted: impl Fn(&Event) -> bool) {
+        for (_, subscription) in &mut self.subscriptions {
+            let before = subscription.held_bytes;
+            let bytes = &mut subscription.held_bytes;
+            subscription.held.retain(|event| {
+                let is_unwanted = is_unwanted(event);
+                *bytes -= if is_unwanted { event.packed().len() } else { 0 };
+                !is_unwanted
+            });
+            self.held_bytes -= before - subscription.held_bytes;
+        }
+    }
+
     /// The client reads again: what was held for it goes on in the next turn.
     pub(super) fn resume_held(&mut self, client: Client) {
         let Some(state) = self.clients.get(&client) else { return };

@@ -11,8 +11,9 @@
 
 use super::publish::Outcome;
 use super::{Home, HomeEffects, Reply};
-use crate::message::{Client, Origin, Role, ShardId, Ticket, ToShard};
-use proto::{Event, Reason};
+use crate::message::{Client, Origin, QueryId, Role, ShardId, Ticket, ToShard};
+use proto::nip::{nip59, nip62};
+use proto::{Event, PublicKey, Reason};
 
 /// Requests to vanish under way in one home.
 const VANISHES_MAX: usize = 64;
@@ -84,6 +85,29 @@ impl Home {
             }
         }
         self.end_vanish(number, fx);
+    }
+
+    /// A key has vanished from a shard: what the shard sent before and no client has got yet is not
+    /// handed on.
+    pub(super) fn forget_vanished(&mut self, key: &PublicKey, until: u32) {
+        let is_unwanted = |event: &Event| {
+            let view = event.view();
+            let is_request = view.kind() == nip62::KIND && view.created_at() == until;
+            let is_theirs = view.pubkey() == *key && view.created_at() <= until && !is_request;
+            let is_wrap = nip59::is_wrap(view.kind());
+            is_theirs || is_wrap && nip59::recipient(&view).as_ref() == Some(key)
+        };
+        let mut touched = Vec::new();
+        for (slot, (generation, merge)) in &mut self.queries {
+            let bytes = merge.forget(is_unwanted);
+            self.page_bytes -= bytes;
+            if bytes > 0 {
+                touched.push(QueryId { slot: slot as u32, generation: *generation });
+            }
+        }
+        // A part that has nothing left asks for its next page.
+        touched.into_iter().for_each(|id| self.make_ready(id));
+        self.forget_held(is_unwanted);
     }
 
     fn call_witnesses(&mut self, number: u32, fx: &mut HomeEffects) {

@@ -98,7 +98,7 @@ pub(super) struct Ingest {
     unproven: SeededSet<Seq>,
     pub(super) recent: RecentIds,
     /// Requests to vanish that are appended and not yet durable.
-    vanishing: VecDeque<Seq>,
+    vanishing: VecDeque<(Seq, PublicKey, u32)>,
     /// Something was appended or passed on since the last turn, and waits for the next one.
     pub(super) is_turn_due: bool,
 }
@@ -462,7 +462,7 @@ impl Shard {
         if let Some((key, until)) = accepted.vanish {
             self.counters.vanishes += 1;
             self.store.vanish(key, until);
-            self.ingest.vanishing.push_back(self.store.appended());
+            self.ingest.vanishing.push_back((self.store.appended(), key, until));
             // Any of them may be the key's; a copy has to meet the rule from now on.
             self.ingest.recent.forget_stored();
         }
@@ -502,9 +502,11 @@ impl Shard {
 
     /// Stage 7.
     pub(super) fn durable(&mut self, through: Seq, puts: Vec<(Seq, Event)>, fx: &mut ShardEffects) {
-        let vanishing = &mut self.ingest.vanishing;
-        if vanishing.front().is_some_and(|seq| *seq <= through) {
-            vanishing.retain(|seq| *seq > through);
+        while self.ingest.vanishing.front().is_some_and(|(seq, ..)| *seq <= through)
+            && let Some((_, key, until)) = self.ingest.vanishing.pop_front()
+        {
+            let cores = 0..self.config.cores as CoreId;
+            fx.to_home.extend(cores.map(|core| (core, ToHome::Vanished { key, until })));
             // What waits to be sent was stored before the request, whatever its sequence was.
             let store = &self.store;
             self.live.forget(|event| store.hides(0, &event.view()));

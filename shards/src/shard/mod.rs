@@ -15,13 +15,14 @@ use crate::door::{Answer, Question};
 use crate::live::LiveRing;
 use crate::message::{CoreId, QueryId, ShardStats, ToHome, ToShard};
 use ingest::Ingest;
+use proto::nip::nip59;
 use proto::verify::Verifier;
-use proto::{Now, SeededMap, SeededState};
+use proto::{EventRef, Now, PublicKey, SeededMap, SeededState};
 use query::OwnerQuery;
 use remove::Removal;
 use std::collections::VecDeque;
 use store::effect::{StoreEffect, StoreInput, Token, WorldError};
-use store::{Store, StoreOutput};
+use store::{Seq, Store, StoreOutput};
 
 /// What a shard is made of.
 #[derive(Clone, Debug)]
@@ -185,6 +186,23 @@ impl Shard {
     /// The store, for reports.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Whether readers must not be given the event of a row, although the row was visible when it
+    /// was read: a request to vanish covers it.
+    fn is_hidden(&self, seq: Seq, event: &EventRef<'_>) -> bool {
+        if self.store.hides(seq, event) {
+            return true;
+        }
+        // While the body was fetched the removal may have come to its end.
+        if self.store.is_visible(seq) {
+            return false;
+        }
+        let answers = self.store.memory_only();
+        let view = self.store.view(&answers);
+        let has_vanished = |key: PublicKey| view.vanished_until(&key).is_some();
+        let is_wrap = nip59::is_wrap(event.kind());
+        has_vanished(event.pubkey()) || is_wrap && nip59::recipient(event).is_some_and(has_vanished)
     }
 
     fn message(&mut self, now: Now, core: CoreId, message: ToShard, fx: &mut ShardEffects) {

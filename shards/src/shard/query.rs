@@ -350,7 +350,7 @@ impl Shard {
             let matched = query.matched(&view);
             if matched == 0
                 || !query.query.reader.may_read(&view)
-                || self.store.hides(row.seq, &view)
+                || self.is_hidden(row.seq, &view)
                 || !self.is_proven(&row)
             {
                 continue;
