@@ -21,7 +21,6 @@ use net::{Admission, ConnCore};
 use proto::verify::Secp256k1Verifier;
 use proto::{Placement, Secret};
 use rustix::fd::OwnedFd;
-use shards::home::NegConfig;
 use shards::mesh::{Port, mesh};
 use shards::message::{CoreId, SUBMIT_CREDIT};
 use shards::shard::{Shard, ShardConfig};

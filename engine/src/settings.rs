@@ -3,13 +3,21 @@
 use crate::config::{Ceiling, Config};
 use net::info::Limitation;
 use net::{
-    AdmissionConfig, Cidr, ConnConfig, OutboxLimits, Pages, Rate, Rates, RelayDocument, Timeouts,
-    TrustedProxies,
+    AdmissionConfig, Cidr, CompressionConfig, ConnConfig, OutboxLimits, Pages, Rate, Rates,
+    RelayDocument, Timeouts, TrustedProxies,
 };
-use proto::Limits;
+use proto::{Filter, Limits};
+use shards::NegConfig;
+use std::sync::Arc;
 
-/// NIPs that are really on.
-pub const SUPPORTED_NIPS: [u16; 14] = [1, 2, 4, 9, 11, 13, 17, 40, 42, 45, 59, 65, 67, 70];
+/// NIPs that are always on.
+pub const SUPPORTED_NIPS: [u16; 15] = [1, 2, 4, 9, 11, 13, 17, 40, 42, 45, 59, 62, 65, 67, 70];
+/// The one that can be switched off.
+const NEGENTROPY_NIP: u16 = 77;
+/// Version of negentropy, in the field of the NIP-11 document by which strfry announces it.
+const NEGENTROPY_VERSION: u8 = 1;
+/// Bytes that one record of a negentropy session counts for; see [`NegConfig`].
+const SYNC_RECORD_BYTES: u64 = 37;
 
 /// Limits of the protocol.
 pub fn limits(config: &Config) -> Limits {
@@ -32,6 +40,25 @@ pub fn limits(config: &Config) -> Limits {
 /// What a home takes anew on reload: limits, subscriptions per client, AUTH first.
 pub fn home_limits(config: &Config) -> (Limits, usize, bool) {
     (limits(config), config.limits.subscriptions_max, config.limits.auth_required)
+}
+
+/// The sync sets; their texts were checked when the configuration was read.
+pub fn sync_filters(config: &Config) -> Arc<[Filter]> {
+    let parse =
+        |text: &String| proto::parse::parse_filter(text.as_bytes(), &Limits::default()).ok();
+    config.sync.filters.iter().filter_map(parse).collect()
+}
+
+/// Limits of a core's negentropy sessions.
+pub fn negentropy(config: &Config, ceiling: &Ceiling) -> NegConfig {
+    let records_core_max = ceiling.sync_core_bytes / SYNC_RECORD_BYTES;
+    NegConfig {
+        sessions_max: config.sync.sessions_max,
+        records_max: config.sync.records_max.min(records_core_max),
+        records_core_max,
+        sync_sets: sync_filters(config),
+        ..NegConfig::default()
+    }
 }
 
 /// What this relay is called from outside, if that is known.
@@ -100,6 +127,12 @@ pub fn conn_config(config: &Config, before: &ConnConfig) -> ConnConfig {
             hard_bytes: config.memory.outbox_hard_kib as usize * 1024,
         },
         auth_required: config.limits.auth_required,
+        negentropy: config.sync.negentropy,
+        compression: CompressionConfig {
+            enabled: config.compression.enabled,
+            threshold_bytes: config.compression.threshold_bytes,
+            level: config.compression.level,
+        },
         trusted_proxies: blocks(&network.trusted_proxies),
         pages: Pages::render(&document(config), public_url.as_deref()),
         public_url,
@@ -123,7 +156,11 @@ pub fn document(config: &Config) -> RelayDocument {
         pubkey: text(&relay.pubkey),
         contact: text(&relay.contact),
         terms_of_service: text(&relay.terms_of_service),
-        supported_nips: SUPPORTED_NIPS.to_vec(),
+        supported_nips: SUPPORTED_NIPS
+            .into_iter()
+            .chain(config.sync.negentropy.then_some(NEGENTROPY_NIP))
+            .collect(),
+        negentropy: config.sync.negentropy.then_some(NEGENTROPY_VERSION),
         software: text(&relay.software),
         version: Some(env!("CARGO_PKG_VERSION").into()),
         limitation: Limitation {

@@ -24,6 +24,8 @@ const CONNECTION_BYTES: u64 = 6 * KIB;
 /// Greatest automatic share of each budget.
 const OUTBOX_SHARE_MAX: u64 = 256 * MIB;
 const SMALL_SHARE_MAX: u64 = 64 * MIB;
+const SYNC_SHARE_MAX: u64 = 72 * MIB;
+const FILTERS_SHARE_MAX: u64 = 16 * MIB;
 
 /// What the relay runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +55,10 @@ pub struct Ceiling {
     pub input_core_bytes: u64,
     /// Query answers held by one core.
     pub pages_core_bytes: u64,
+    /// Negentropy sessions of one core.
+    pub sync_core_bytes: u64,
+    /// Open filters of one core.
+    pub filters_core_bytes: u64,
     /// Live ring of one shard.
     pub ring_shard_bytes: u64,
     /// Delta of one shard.
@@ -85,7 +91,12 @@ impl Ceiling {
             0 => machine.memory_bytes / 4,
             mib => mib * MIB,
         };
-        let fixed_bytes = machine.cores * CORE_BYTES + machine.shards * SHARD_BYTES;
+        let codecs_bytes = match config.compression.enabled {
+            true => net::ws::deflate::core_bytes_max(config.limits.message_bytes_max) as u64,
+            false => 0,
+        };
+        let core_bytes = CORE_BYTES + codecs_bytes;
+        let fixed_bytes = machine.cores * core_bytes + machine.shards * SHARD_BYTES;
         let connections_bytes = u64::from(config.network.connections_max) * CONNECTION_BYTES;
         let ring_shard_bytes = (memory_bytes_max / 100 * RINGS_PERCENT / machine.shards)
             .clamp(RING_BYTES_MIN, RING_BYTES_MAX as u64);
@@ -102,18 +113,27 @@ impl Ceiling {
             process_bytes: PROCESS_BYTES,
             fixed_bytes,
             connections_bytes,
-            outbox_core_bytes: share(memory.outbox_total_mib, 36, machine.cores, OUTBOX_SHARE_MAX),
-            input_core_bytes: share(memory.input_total_mib, 10, machine.cores, SMALL_SHARE_MAX),
-            pages_core_bytes: share(memory.pages_total_mib, 10, machine.cores, SMALL_SHARE_MAX),
+            outbox_core_bytes: share(memory.outbox_total_mib, 30, machine.cores, OUTBOX_SHARE_MAX),
+            input_core_bytes: share(memory.input_total_mib, 9, machine.cores, SMALL_SHARE_MAX),
+            pages_core_bytes: share(memory.pages_total_mib, 9, machine.cores, SMALL_SHARE_MAX),
+            sync_core_bytes: share(memory.sync_total_mib, 8, machine.cores, SYNC_SHARE_MAX),
+            filters_core_bytes: share(
+                memory.filters_total_mib,
+                4,
+                machine.cores,
+                FILTERS_SHARE_MAX,
+            ),
             ring_shard_bytes,
-            delta_shard_bytes: share(memory.delta_mib, 28, machine.shards, SMALL_SHARE_MAX),
-            hot_shard_bytes: share(memory.hot_mib, 12, machine.shards, SMALL_SHARE_MAX),
+            delta_shard_bytes: share(memory.delta_mib, 26, machine.shards, SMALL_SHARE_MAX),
+            hot_shard_bytes: share(memory.hot_mib, 10, machine.shards, SMALL_SHARE_MAX),
             machine,
         };
         let smallest = [
             ceiling.outbox_core_bytes,
             ceiling.input_core_bytes,
             ceiling.pages_core_bytes,
+            ceiling.sync_core_bytes,
+            ceiling.filters_core_bytes,
             ceiling.delta_shard_bytes,
             ceiling.hot_shard_bytes,
         ];
@@ -126,7 +146,11 @@ impl Ceiling {
 
     /// The sum.
     pub fn total_bytes(&self) -> u64 {
-        let core = self.outbox_core_bytes + self.input_core_bytes + self.pages_core_bytes;
+        let core = self.outbox_core_bytes
+            + self.input_core_bytes
+            + self.pages_core_bytes
+            + self.sync_core_bytes
+            + self.filters_core_bytes;
         let shard = self.ring_shard_bytes + self.delta_shard_bytes + self.hot_shard_bytes;
         self.process_bytes
             + self.fixed_bytes
@@ -143,7 +167,8 @@ impl fmt::Display for Ceiling {
         write!(
             f,
             "memory ceiling {} of {} MiB: process {} + cores and shards {} + connections {} + \
-             outboxes {cores} x {} + input {cores} x {} + pages {cores} x {} + live rings {shards} x \
+             outboxes {cores} x {} + input {cores} x {} + pages {cores} x {} + sync {cores} x {} + \
+             filters {cores} x {} + live rings {shards} x \
              {} + delta {shards} x {} + hot events {shards} x {}",
             mib(self.total_bytes()),
             mib(self.memory_bytes_max),
@@ -153,6 +178,8 @@ impl fmt::Display for Ceiling {
             mib(self.outbox_core_bytes),
             mib(self.input_core_bytes),
             mib(self.pages_core_bytes),
+            mib(self.sync_core_bytes),
+            mib(self.filters_core_bytes),
             mib(self.ring_shard_bytes),
             mib(self.delta_shard_bytes),
             mib(self.hot_shard_bytes),
