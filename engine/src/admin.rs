@@ -2,13 +2,25 @@
 //! what follows: `e` an event, `p` how much of how much is done, `f` something that was found, `r` the
 //! result, `x` why there is none.
 
+use crate::effects::Place;
 use crate::ops::{Ops, OpsError};
+use crate::runtime::{entropy, threads};
 use crate::settings;
-use proto::{Filter, Limits};
+use proto::verify::{Secp256k1Verifier, Verifier, VerifyItem};
+use proto::{EventRef, Filter, Limits, Secret};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use shards::message::ShardStats;
+use std::collections::BTreeMap;
 use std::io::{self, Write};
+use store::scrub::{CheckSignature, Finding, Scrub};
+
+/// Parsed public keys that a search for damage keeps, about 150 bytes each.
+pub const VERIFIER_KEYS_MAX: usize = 8_192;
+/// Bytes that are looked at between two pauses.
+const SCRUB_STEP_BYTES: u64 = 1 << 20;
+/// How long a search for damage leaves the machine to the relay.
+const SCRUB_PAUSE_MS: u64 = 5;
 
 /// A request. Filters are JSON objects as in NIP-01.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,6 +53,11 @@ pub enum Request {
     },
     /// Segments of the log without what is dead in them.
     Compact,
+    /// A search for damage.
+    Scrub {
+        /// Whether signatures are checked, too.
+        signatures: bool,
+    },
 }
 
 /// What the answering process says about itself.
@@ -50,6 +67,22 @@ pub struct Process<'a> {
     pub runtime: Option<&'a str>,
     /// Its limits.
     pub limits: &'a Limits,
+    /// The bytes of its shards.
+    pub stores: Option<&'a Stores>,
+}
+
+/// What a search for damage reads.
+pub struct Stores {
+    /// The directory's secret.
+    pub secret: Secret,
+    /// By shard.
+    pub places: BTreeMap<u16, Place>,
+}
+
+impl std::fmt::Debug for Stores {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stores").field("shards", &self.places.len()).finish_non_exhaustive()
+    }
 }
 
 /// Runs `request` and writes the answer's lines.
@@ -84,6 +117,7 @@ fn result(
             let (rewritten, bytes) = ops.compact(&mut |done, total| tell(out, done, total))?;
             return Ok(json!({ "segments_written": rewritten, "log_bytes_reclaimed": bytes }));
         }
+        Request::Scrub { signatures } => return scrub(*signatures, ops, process, out),
         _ => {}
     }
     let mut events = 0_u64;
@@ -119,7 +153,7 @@ fn result(
                 "shards": shards.iter().map(describe).collect::<Vec<_>>(),
             })
         }
-        Request::Delete { .. } | Request::Compact => json!(null),
+        Request::Delete { .. } | Request::Compact | Request::Scrub { .. } => json!(null),
     })
 }
 
@@ -127,6 +161,52 @@ fn result(
 fn tell(out: &mut impl Write, done: u64, total: u64) -> io::Result<()> {
     writeln!(out, "p[{done},{total}]")?;
     out.flush()
+}
+
+/// One finding as a line of an answer.
+pub fn finding(shard: u16, finding: &Finding) -> serde_json::Value {
+    let cure = if finding.is_of_index() { "reindex" } else { "accept-loss" };
+    json!({ "shard": shard, "what": finding.to_string(), "cure": cure })
+}
+
+/// Reads every shard's log and index beside the relay.
+fn scrub(
+    signatures: bool,
+    ops: &Ops<'_>,
+    process: Process<'_>,
+    out: &mut impl Write,
+) -> Result<serde_json::Value, OpsError> {
+    let Some(stores) = process.stores else { return Err(OpsError::Stopped) };
+    let mut verifier = Secp256k1Verifier::new(entropy::seed(), VERIFIER_KEYS_MAX);
+    let mut check = |event: &EventRef<'_>| verifier.verify(&VerifyItem::of(event));
+    let (mut found, mut bytes_before) = (0_u64, 0);
+    for (shard, place) in &stores.places {
+        let (index, segments) = (&*place.index, (place.segments)());
+        let failed = |error| OpsError::Failed(format!("shard {shard}: {error}"));
+        let begun = Scrub::begin(*shard, stores.secret, entropy::seed(), index, &*segments);
+        let mut scrub = begun.map_err(failed)?;
+        loop {
+            let check: Option<CheckSignature<'_>> = signatures.then_some(&mut check);
+            let mut findings = Vec::new();
+            let step = scrub.step(index, &*segments, SCRUB_STEP_BYTES, check, &mut findings);
+            let step = step.map_err(failed)?;
+            for one in &findings {
+                found += 1;
+                writeln!(out, "f{}", finding(*shard, one))?;
+            }
+            tell(out, bytes_before + step.done, bytes_before + step.total)?;
+            if step.is_over {
+                bytes_before += step.total;
+                break;
+            }
+            if ops.should_stop() {
+                return Err(OpsError::Stopped);
+            }
+            // The relay comes first.
+            threads::sleep_ms(SCRUB_PAUSE_MS);
+        }
+    }
+    Ok(json!({ "findings": found, "bytes": bytes_before, "shards": stores.places.len() }))
 }
 
 fn delete(
@@ -181,6 +261,7 @@ mod tests {
             Request::Info,
             Request::Delete { filter: json!({"kinds": [1]}), ban: true, dry_run: false },
             Request::Compact,
+            Request::Scrub { signatures: true },
         ] {
             let line = serde_json::to_string(&request).unwrap();
             assert_eq!(serde_json::from_str::<Request>(&line).unwrap(), request);

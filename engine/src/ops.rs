@@ -26,6 +26,9 @@ pub enum OpsError {
     /// The process is ending.
     #[error("the relay is shutting down")]
     Stopped,
+    /// What the request works on failed.
+    #[error("{0}")]
+    Failed(String),
     /// Whoever listens does not take more.
     #[error(transparent)]
     Output(#[from] io::Error),
@@ -42,6 +45,11 @@ impl<'a> Ops<'a> {
     /// Requests go to `shards` until `should_stop` says so.
     pub fn new(shards: &'a mut dyn Shards, should_stop: &'a dyn Fn() -> bool) -> Self {
         Self { shards, should_stop }
+    }
+
+    /// Whether requests are to end.
+    pub fn should_stop(&self) -> bool {
+        (self.should_stop)()
     }
 
     /// Feeds answers to `take` until it returns a result.

@@ -64,7 +64,7 @@ fn offline(config: &Arc<Config>, request: &Request, answer: &mut Reading<'_>) ->
     let mut cluster = open_cluster(config, directory, &chosen)?;
     cluster.start_offline()?;
     let limits = admin::operator_limits(config);
-    let process = Process { runtime: None, limits: &limits };
+    let process = Process { runtime: None, limits: &limits, stores: None };
     let asked = answer.asked;
     let should_stop = || asked.is_some_and(Asked::to_end);
     let mut lines = Lines { reading: answer, partial: Vec::new() };

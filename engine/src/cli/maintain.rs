@@ -3,7 +3,7 @@
 use super::ask::{Heard, ask};
 use super::offline::open_directory;
 use super::{Failure, Global, Outcome, configure};
-use crate::admin::Request;
+use crate::admin::{self, Request};
 use crate::config::Config;
 use crate::runtime::signals::{self, Asked};
 use crate::runtime::wake::Wake;
@@ -11,6 +11,8 @@ use crate::runtime::{clock, entropy};
 use anyhow::{Context, anyhow};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use proto::EventRef;
+use proto::verify::{Secp256k1Verifier, Verifier, VerifyItem};
 use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -18,6 +20,7 @@ use std::sync::Arc;
 use store::StoreConfig;
 use store::file::directory::{self, DataDirectory};
 use store::offline::{self, OfflineError};
+use store::scrub::{CheckSignature, Finding};
 
 const COMPACT_HELP: &str = "\
 What it does: events that were deleted, replaced, vanished or expired leave their bytes in the log
@@ -121,6 +124,20 @@ pub(super) struct Reindex {
 #[command(after_help = RESHARD_HELP)]
 pub(super) struct Reshard {
     /// Print the result as a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = SCRUB_HELP)]
+pub(super) struct Scrub {
+    /// Check the signature of every event, too
+    #[arg(long)]
+    signatures: bool,
+    /// Give up what is damaged, so that the store opens again, and say what that is
+    #[arg(long, conflicts_with = "signatures")]
+    accept_loss: bool,
+    /// Print the findings and the result as JSON objects, one per line
     #[arg(long)]
     json: bool,
 }
@@ -340,6 +357,150 @@ pub(super) fn reshard(global: &Global, command: &Reshard) -> Outcome {
     let text = format!(
         "{before} shards are now {shards}: {} events, {} deletion marks and bans, {} vanished keys",
         copied.events, copied.marks, copied.vanished
+    );
+    print(&result, command.json, &text)
+}
+
+/// One finding.
+fn say(found: &Value, as_json: bool) {
+    let mut out = io::stdout().lock();
+    let _ = if as_json {
+        writeln!(out, "{found}")
+    } else {
+        let text = found["what"].as_str().unwrap_or_default();
+        writeln!(out, "shard {}: {text}", found["shard"])
+    };
+}
+
+pub(super) fn scrub(global: &Global, command: &Scrub) -> Outcome {
+    let work = Work::new(global)?;
+    if command.accept_loss {
+        return accept_loss(&work, command);
+    }
+    let bar = bar(BYTES_BAR);
+    let path = Path::new(&work.config.store.data_dir);
+    let mut cures = Cures::default();
+    let result = match directory::holder(path).context("data directory")? {
+        Some(_) => scrub_online(&work, command, &bar, &mut cures),
+        None => scrub_offline(&work, command, &bar, &mut cures),
+    };
+    bar.finish_and_clear();
+    let result = match result {
+        Err(_) if work.asked.to_end() => {
+            return Err(Failure::Failed(anyhow!(
+                "interrupted: a scrub changes nothing; it begins anew when it is run again"
+            )));
+        }
+        other => other?,
+    };
+    let text = format!("{} findings in {} shards", result["findings"], result["shards"]);
+    print(&result, command.json, &text)?;
+    cures.conclude()
+}
+
+/// What would help.
+#[derive(Debug, Default)]
+struct Cures {
+    reindex: u64,
+    accept_loss: u64,
+}
+
+impl Cures {
+    fn note(&mut self, found: &Value) {
+        match found["cure"].as_str() {
+            Some("reindex") => self.reindex += 1,
+            _ => self.accept_loss += 1,
+        }
+    }
+
+    fn conclude(&self) -> Outcome {
+        match (self.accept_loss, self.reindex) {
+            (0, 0) => Ok(()),
+            (0, count) => Err(Failure::Failed(anyhow!(
+                "the index is wrong in {count} places and the log is whole: `turnpike reindex`, with \
+                 the relay down, mends it"
+            ))),
+            (count, _) => Err(Failure::Failed(anyhow!(
+                "{count} findings are about the log. Look at the disk, and restore a backup if there \
+                 is one. A store that no longer opens is opened by `turnpike scrub --accept-loss`, \
+                 which names what is lost"
+            ))),
+        }
+    }
+}
+
+fn scrub_online(
+    work: &Work,
+    command: &Scrub,
+    bar: &ProgressBar,
+    cures: &mut Cures,
+) -> Result<Value, Failure> {
+    bar.set_message("relay");
+    let request = Request::Scrub { signatures: command.signatures };
+    ask(&work.config, &request, Some(&work.asked), &mut |heard| match heard {
+        Heard::Progress(done, total) => set(bar, done, total),
+        Heard::Found(found) => {
+            cures.note(found);
+            bar.suspend(|| say(found, command.json));
+        }
+        Heard::Event => {}
+    })
+}
+
+fn scrub_offline(
+    work: &Work,
+    command: &Scrub,
+    bar: &ProgressBar,
+    cures: &mut Cures,
+) -> Result<Value, Failure> {
+    let directory = work.directory("a scrub")?;
+    let mut verifier = Secp256k1Verifier::new(entropy::seed(), admin::VERIFIER_KEYS_MAX);
+    let mut check = |event: &EventRef<'_>| verifier.verify(&VerifyItem::of(event));
+    let (mut findings, shards) = (0_u64, directory.format().shards);
+    for shard in 0..shards {
+        bar.set_message(format!("shard {shard}"));
+        let config = work.store_config(&directory, shard);
+        let check: Option<CheckSignature<'_>> = command.signatures.then_some(&mut check);
+        let mut found = |one: Finding| {
+            let found = admin::finding(shard, &one);
+            findings += 1;
+            cures.note(&found);
+            bar.suspend(|| say(&found, command.json));
+        };
+        let mut progress = |done, total| set(bar, done, total);
+        let should_stop = || work.asked.to_end();
+        offline::scrub(&directory, &config, check, &mut found, &mut progress, &should_stop)
+            .map_err(|error| work.failure(Some(shard), error, "a scrub changes nothing"))?;
+    }
+    Ok(json!({ "findings": findings, "shards": shards }))
+}
+
+fn accept_loss(work: &Work, command: &Scrub) -> Outcome {
+    let directory = work.directory("accepting a loss")?;
+    let (mut events, mut segments) = (0, 0);
+    for shard in 0..directory.format().shards {
+        let config = work.store_config(&directory, shard);
+        let loss = offline::accept_loss(&directory, &config).map_err(|error| {
+            work.failure(Some(shard), error, "what was repaired stays repaired")
+        })?;
+        for (segment, lost) in &loss.ranges {
+            let what = format!(
+                "records {} to {} are given up (segment {segment:016x})",
+                lost.from, lost.to
+            );
+            say(&json!({ "shard": shard, "what": what }), command.json);
+        }
+        for id in &loss.events {
+            let id = id.to_hex();
+            let what = format!("event {id} is lost");
+            say(&json!({ "shard": shard, "what": what, "event": id }), command.json);
+        }
+        events += loss.events.len();
+        segments += loss.quarantined.len();
+    }
+    let result = json!({ "events_lost": events, "segments_quarantined": segments });
+    let text = format!(
+        "{events} events are lost; {segments} damaged segments lie in the folders named quarantine"
     );
     print(&result, command.json, &text)
 }

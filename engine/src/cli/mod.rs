@@ -102,6 +102,8 @@ enum Command {
     Reindex(maintain::Reindex),
     /// Change the number of shards (--shards N)
     Reshard(maintain::Reshard),
+    /// Look for damage in log and index
+    Scrub(maintain::Scrub),
     /// Look at the configuration
     #[command(subcommand)]
     Config(config_command::ConfigCommand),
@@ -178,6 +180,7 @@ fn dispatch(cli: &Cli) -> Outcome {
         Command::Compact(command) => maintain::compact(&cli.global, command),
         Command::Reindex(command) => maintain::reindex(&cli.global, command),
         Command::Reshard(command) => maintain::reshard(&cli.global, command),
+        Command::Scrub(command) => maintain::scrub(&cli.global, command),
     }
 }
 

@@ -10,7 +10,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 #[derive(Debug, Args)]
@@ -130,7 +130,7 @@ pub(super) fn info(global: &Global, command: &Info) -> Outcome {
     let path = Path::new(&config.store.data_dir);
     if let Some(shards) = result["shards"].as_array_mut() {
         for (number, shard) in shards.iter_mut().enumerate() {
-            let folder = path.join(format!("shard-{number:03}"));
+            let folder = shard_folder(path, number);
             let (segments, log_bytes) = files(&folder.join("log"));
             shard["segments"] = segments.into();
             shard["log_bytes"] = log_bytes.into();
@@ -183,6 +183,15 @@ fn print_info(out: &mut impl Write, info: &Value) -> io::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// The folder of a shard. Behind its number stands that of the layout once the directory has been
+/// resharded, and only one layout is kept.
+fn shard_folder(path: &Path, number: usize) -> PathBuf {
+    let name = format!("shard-{number:03}");
+    let mut folders = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let found = folders.find(|folder| folder.file_name().to_string_lossy().starts_with(&name));
+    found.map_or_else(|| path.join(&name), |folder| folder.path())
 }
 
 /// Number and bytes of the files in a folder, as the disk holds them.

@@ -45,7 +45,14 @@ pub(super) fn run(global: &Global) -> Outcome {
     let address = cluster.listen(&config, address)?;
     say(&format!("listening ws://{address}"));
     log::line(Level::Info, &format!("serving on ws://{address}"));
-    let service = Service { global, had_file, runtime: &chosen.line, asked: &asked, callers };
+    let served = Arc::new(Served {
+        runtime: chosen.line.clone(),
+        stores: admin::Stores {
+            secret: cluster.directory().format().secret,
+            places: cluster.places().clone(),
+        },
+    });
+    let service = Service { global, had_file, served, asked: &asked, callers };
     service.serve(&config, &mut cluster);
     let _ = std::fs::remove_file(&socket);
     log::line(Level::Info, "ending: answers go out, connections close, stores are written down");
@@ -94,13 +101,20 @@ fn announce(config: &Config, cluster: &Cluster, runtime: &str) {
     say(&format!("runtime {runtime}"));
 }
 
+/// What commands are told about the relay that serves them.
+struct Served {
+    runtime: String,
+    stores: admin::Stores,
+}
+
 /// Answers one command, on its own thread.
-fn answer(caller: local::Caller, mut seat: Seat, asked: &Asked, limits: &Limits, runtime: &str) {
+fn answer(caller: local::Caller, mut seat: Seat, asked: &Asked, limits: &Limits, served: &Served) {
     let should_stop = || asked.to_end();
     // A command that never asks, is gone, or was cut off, needs no answer.
     let Ok(line) = caller.read() else { return };
     let mut out = std::io::BufWriter::with_capacity(1 << 16, caller.answer(&should_stop));
-    let process = admin::Process { runtime: Some(runtime), limits };
+    let stores = Some(&served.stores);
+    let process = admin::Process { runtime: Some(&served.runtime), limits, stores };
     let _ = match serde_json::from_str::<admin::Request>(&line) {
         Ok(request) => {
             let mut ops = Ops::new(&mut seat, &should_stop);
@@ -115,7 +129,7 @@ struct Service<'a> {
     global: &'a Global,
     /// The configuration came from the file that need not be there.
     had_file: bool,
-    runtime: &'a str,
+    served: Arc<Served>,
     asked: &'a Arc<Asked>,
     callers: Receiver<local::Caller>,
 }
@@ -152,8 +166,8 @@ impl Service<'_> {
         let seat = desk.seat();
         let asked = Arc::clone(self.asked);
         let limits = admin::operator_limits(config);
-        let runtime = self.runtime.to_owned();
-        let body = move || answer(caller, seat, &asked, &limits, &runtime);
+        let served = Arc::clone(&self.served);
+        let body = move || answer(caller, seat, &asked, &limits, &served);
         if let Err(error) = threads::spawn("command".into(), body) {
             log::line(Level::Warn, &format!("a command got no thread and no answer: {error}"));
         }
