@@ -171,6 +171,7 @@ impl Work {
     fn store_config(&self, directory: &DataDirectory, shard: u16) -> StoreConfig {
         StoreConfig {
             segment_bytes_max: self.config.store.segment_mib << 20,
+            sync_filters: crate::settings::sync_filters(&self.config),
             ..StoreConfig::new(shard, directory.format().secret, entropy::seed())
         }
     }
