@@ -323,3 +323,33 @@ fn a_directory_of_version_1_is_read_and_leftovers_of_layouts_are_removed() {
     let error = DataDirectory::open(&path).unwrap_err().to_string();
     assert!(error.contains("buckets"), "{error}");
 }
+
+#[test]
+fn an_index_of_an_earlier_layout_is_refused_and_rebuilt() {
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("data");
+    DataDirectory::create(&path, &Format::new(1, ENTROPY).unwrap()).unwrap();
+    let directory = DataDirectory::open(&path).unwrap();
+    let written = fill(&directory);
+    let before = sum(&directory);
+    let index_path = directory.index_directory(0);
+    let mut options = heed::EnvOpenOptions::new();
+    options.max_dbs(20);
+    // SAFETY: nothing else has the index open, and the directory is this test's own.
+    let env = unsafe { options.open(&index_path) }.unwrap();
+    let mut txn = env.write_txn().unwrap();
+    type Rows = heed::Database<heed::types::Bytes, heed::types::Bytes>;
+    let meta: Rows = env.open_database(&txn, Some("meta")).unwrap().unwrap();
+    meta.put(&mut txn, b"version", &1u32.to_be_bytes()).unwrap();
+    txn.commit().unwrap();
+    env.prepare_for_closing().wait();
+    let error = LmdbIndex::open(&index_path, common::SECRET, 1 << 28).unwrap_err().to_string();
+    assert!(error.contains("version 1") && error.contains("turnpike reindex"), "{error}");
+    reindex(&directory, &config(0), &mut |_, _| {}, &|| false).unwrap();
+    assert_eq!(sum(&directory), before);
+    check(&directory, &written);
+    // Without any index, a start makes one from the log.
+    std::fs::remove_dir_all(&index_path).unwrap();
+    assert_eq!(sum(&directory), before);
+    check(&directory, &written);
+}

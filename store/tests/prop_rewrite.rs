@@ -350,3 +350,53 @@ fn a_rewriting_that_is_interrupted_anywhere_loses_and_raises_nobody() {
     assert!(all.leftovers > 10, "{} crashes left both copies", all.leftovers);
     assert!(all.crashes_with_both > 0);
 }
+
+/// Whether a text stands in any segment.
+fn has_text(segments: &MemSegments, text: &str) -> bool {
+    let holds = |segment| {
+        let bytes = segments.read(segment).unwrap();
+        bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    };
+    segments.list().unwrap().iter().any(|entry| holds(entry.segment))
+}
+
+#[test]
+fn what_somebody_asked_to_delete_is_gone_in_time_without_a_compaction() {
+    let config = StoreConfig { erase_after_s: 86_400, checkpoint_events: 1, ..config() };
+    let mut world = World::open(config, MemIndex::new(common::SECRET), MemSegments::default());
+    let draft = |number, text: &str| common::Draft::new(number, 1, 10).content(text).pack();
+    let kept = world.put(&draft(1, "this stays"));
+    let replaced = world.put(&draft(2, "this was replaced"));
+    let deleted = world.put(&draft(3, "this was deleted"));
+    world.commit();
+    world.store.kill(replaced, KillCause::Replaced);
+    world.commit();
+    let hours = |world: &mut World<MemIndex, MemSegments>, hours: u64| {
+        for _ in 0..hours * 4 {
+            world.now.unix_s += 900;
+            world.now.monotonic_ms += 900_000;
+            world.tick();
+            world.settle();
+        }
+    };
+    hours(&mut world, 48);
+    let text = "this was deleted";
+    assert!(has_text(&world.segments, "this was replaced"), "nobody asked for that");
+    world.store.kill(deleted, KillCause::Deleted);
+    world.commit();
+    hours(&mut world, 11);
+    assert!(has_text(&world.segments, text), "half of the time is for more of them to gather");
+    assert_eq!(world.store.stats().rewrites, 0);
+    // The log's open segment holds it, and nothing else is written that would fill it.
+    hours(&mut world, 2);
+    assert!(!has_text(&world.segments, text), "its bytes are gone");
+    assert!(!has_text(&world.segments, "this was replaced") && has_text(&world.segments, "stays"));
+    let stats = world.store.stats();
+    assert_eq!((stats.rewrites, stats.dead_bytes, stats.rewrites_refused), (1, 0, 0));
+    hours(&mut world, 48);
+    assert_eq!(world.store.stats().rewrites, 1, "and nothing is written again for it");
+    assert!(stats.segments >= 1 && stats.segment_bytes > 0 && stats.bytes_reclaimed > 0);
+    let mut world = world.restart();
+    assert_eq!(world.query(&Filter::default(), 10).len(), 1);
+    assert!(world.store.is_visible(kept));
+}
