@@ -169,6 +169,10 @@ fn check_shards(shards: u16, events: &[Event], oracle: &Oracle, filters: &[Filte
         for key in &keys {
             world.home(core, HomeInput::Authenticated(client, *key));
         }
+        // What the operator's sessions say is handed on to others, so he is a stranger here.
+        if keys.is_empty() && number % 2 == 1 {
+            world.home(core, HomeInput::Trusted(client));
+        }
         let (ids, _) = oracle.query(std::slice::from_ref(filter), &keys, ASKED_AT, usize::MAX);
         let theirs: Ids = ids.into_iter().collect();
         let visible: Vec<&Event> =

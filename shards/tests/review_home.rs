@@ -8,7 +8,8 @@ use proto::{ClientMessage, Event, Filter, Limits, Now, PublicKey, Secret, Seeded
 use shards::door::Asks;
 use shards::home::{Home, HomeConfig, HomeEffects, HomeInput, NegConfig, Reply};
 use shards::message::{
-    Client, Page, PageRow, QUERY_SLOTS, Query, QueryId, QueryMode, SUBMIT_CREDIT, ShardId, ToHome, ToShard,
+    Client, Page, PageRow, QUERY_SLOTS, Query, QueryId, QueryMode, SUBMIT_CREDIT, ShardId, ToHome,
+    ToShard,
 };
 use store::effect::Position;
 

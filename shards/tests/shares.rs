@@ -230,6 +230,9 @@ fn a_session_with_too_many_records_ends_with_the_limit_and_reads_no_further() {
     assert!(fx.to_shard.iter().any(|(_, message)| matches!(message, ToShard::Cancel { .. })));
     assert_eq!((home.neg_sessions(), home.neg_bytes()), (0, 0));
     assert!(!home.has_queries());
+    // The operator's may have what the core has.
+    step(&mut home, HomeInput::Trusted(client(2)));
+    assert_eq!(neg_answers(&opened(&mut home, 2, "s", 101)), 1);
     // As many as the limit are not too many; and a limit of the filter's own keeps it small.
     assert_eq!(neg_answers(&opened(&mut home, 1, "s", 100)), 1);
     let newest = Box::new(Filter { limit: Some(5), ..Filter::default() });

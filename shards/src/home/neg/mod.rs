@@ -186,7 +186,7 @@ impl Home {
     /// Why `client` gets no session for `filter`, if that is known before anything is read.
     fn refuses_session(&self, client: Client, filter: &Filter) -> Option<Reason> {
         let open = self.clients.get(&client).map_or(0, |state| state.sessions.len());
-        let is_stranger = self.reader(client) == Reader::Client(Arc::default());
+        let is_stranger = self.neg_reader(client) == Reader::Client(Arc::default());
         if self.config.neg.sessions_max == 0 {
             Some(Reason::NegOff)
         } else if is_stranger && nip17::asks_private_only(filter) {
@@ -203,7 +203,7 @@ impl Home {
             return Targets::These([].into());
         }
         let filters = std::slice::from_ref(filter);
-        Targets::of(filters, &self.reader(client), &self.config.placement)
+        Targets::of(filters, &self.neg_reader(client), &self.config.placement)
     }
 
     /// Slots that a parked NEG-OPEN waits for.
@@ -213,7 +213,7 @@ impl Home {
 
     /// Opens the session and begins to read; the slots are there.
     pub(super) fn neg_begin(&mut self, now: Now, client: Client, open: Open, fx: &mut HomeEffects) {
-        let reader = self.reader(client);
+        let reader = self.neg_reader(client);
         let targets = self.neg_targets(client, &open.filter);
         let filters = std::slice::from_ref(&open.filter);
         if !self.has_room_for_filters(client, filters) {
@@ -327,7 +327,7 @@ impl Home {
 
     fn took_reply(&mut self, now: Now, slot: usize, fx: &mut HomeEffects) {
         let session = &self.neg.table[slot];
-        if session.records() > self.records_max(&session.reader) {
+        if session.records() > self.records_max(session.client) {
             return self.fail_session(now, slot, (Reason::NegTooMany, None), fx);
         }
         if self.settle_bytes(now, slot, fx) {
@@ -459,8 +459,8 @@ impl Home {
         match session.answer(frame_bytes_max) {
             Err(error) => self.fail_session(now, slot, malformed(error), fx),
             Ok(Answer::NeedItems(spans)) => {
-                let is_too_much = session.will_load(spans) > self.config.neg.records_max;
-                if !is_too_much {
+                let records = session.will_load(spans);
+                if records <= self.records_max(client) {
                     return true;
                 }
                 self.fail_session(now, slot, (Reason::NegTooMany, None), fx);
@@ -574,8 +574,7 @@ impl Home {
         fx: &mut HomeEffects,
     ) {
         self.counters.refused.add(reason);
-        let records_max =
-            (reason == Reason::NegTooMany).then(|| self.records_max(&self.reader(client)));
+        let records_max = (reason == Reason::NegTooMany).then(|| self.records_max(client));
         fx.replies.push(Reply::NegErr { client, sub, reason, note, records_max });
     }
 
@@ -616,10 +615,20 @@ impl Home {
         self.neg.table.contains(slot)
     }
 
-    fn records_max(&self, reader: &Reader) -> u64 {
-        match reader {
-            Reader::Operator => self.config.neg.records_core_max,
-            Reader::Client(_) => self.config.neg.records_max,
+    fn records_max(&self, client: Client) -> u64 {
+        match self.is_trusted(client) {
+            true => self.config.neg.records_core_max,
+            false => self.config.neg.records_max,
+        }
+    }
+
+    /// As whom a client reconciles. The operator's own sessions are those of a stranger, too: what
+    /// they say is handed on to relays elsewhere, and ids of private events are nobody's business
+    /// there.
+    fn neg_reader(&self, client: Client) -> Reader {
+        match self.reader(client) {
+            Reader::Operator => Reader::Client(Arc::default()),
+            reader @ Reader::Client(_) => reader,
         }
     }
 
