@@ -115,6 +115,9 @@ impl LmdbIndex {
     /// # Errors
     /// [`WorldError::Index`] when it cannot be opened, or was written by a newer program.
     pub fn open(path: &Path, secret: Secret, map_bytes: usize) -> Result<Self, WorldError> {
+        // What a rebuilding or a compaction left that was killed, before or after the exchange.
+        let left = successor_path(path);
+        remove_directory(&left).map_err(|error| io_failed(&left, &error))?;
         if !path.exists() {
             Self::make(path, map_bytes)?;
         }

@@ -236,6 +236,8 @@ fn everything_survives_compact_reindex_and_reshard_and_interruptions() {
             locs
         };
         let was = rows(&directory);
+        let left = directory.index_directory(shard).with_file_name("index.next");
+        assert!(!left.exists(), "what was interrupted is removed by the next opening");
         reindex(&directory, &config(shard), &mut |_, _| {}, &|| false).unwrap();
         assert_eq!(rows(&directory), was, "every place is as it was");
         let found: &mut dyn FnMut(Finding) = &mut |finding| panic!("{finding}");

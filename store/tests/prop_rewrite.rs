@@ -400,3 +400,46 @@ fn what_somebody_asked_to_delete_is_gone_in_time_without_a_compaction() {
     assert_eq!(world.query(&Filter::default(), 10).len(), 1);
     assert!(world.store.is_visible(kept));
 }
+
+#[test]
+fn an_index_is_rebuilt_from_whichever_copy_of_a_range_is_whole() {
+    let mut world =
+        World::open(small_config(), MemIndex::new(common::SECRET), MemSegments::default());
+    let mut draws = Draws(6);
+    for number in 0..120 {
+        let seq = world.put(&random_event(&mut draws, number));
+        if draws.one_in(3) {
+            world.store.kill(seq, KillCause::Deleted);
+        }
+        world.commit();
+    }
+    let mut fx = Vec::new();
+    world.store.compact(world.now, &mut fx);
+    world.effects.extend(fx);
+    // Killed after the first rewriting, before anything is unlinked.
+    while world.store.stats().rewrites == 0 {
+        world.perform(0);
+    }
+    let disk = world.segments.clone();
+    let expected = world.query(&Filter::default(), 100);
+    let entries = disk.list().unwrap();
+    let new = entries.iter().find(|entry| generation_of(entry.segment) > 0).unwrap().segment;
+    let rebuilt = |damaged: &[Seq]| {
+        let disk = FaultSegments::new(copy(&disk), FaultPlan::default());
+        for segment in damaged {
+            disk.flip(*segment, 150, 1).unwrap();
+        }
+        let index = MemIndex::new(common::SECRET);
+        let quiet = &mut |_, _| {};
+        store::reindex::rebuild(&small_config(), &index, &disk, quiet, &|| false)?;
+        let mut world = World::open(small_config(), index, disk);
+        Ok::<_, store::reindex::ReindexError>(world.query(&Filter::default(), 100))
+    };
+    let old = entries[0].segment;
+    assert_eq!((generation_of(old), old), (0, 1));
+    assert_eq!(rebuilt(&[]).unwrap(), expected);
+    assert_eq!(rebuilt(&[new]).unwrap(), expected, "the old ones are whole");
+    assert_eq!(rebuilt(&[old]).unwrap(), expected, "the new one is whole");
+    let error = rebuilt(&[old, new]).unwrap_err().to_string();
+    assert!(error.contains("damaged"), "{error}");
+}
