@@ -14,7 +14,7 @@ use std::path::Path;
 use store::file::FileSegments;
 use store::file::directory::{DataDirectory, Entropy, Format};
 use store::fingerprint::Fingerprint;
-use store::lmdb::LmdbIndex;
+use store::lmdb::{INDEX_VERSION, LmdbIndex};
 use store::offline::{OfflineError, compact, fingerprint, reindex, scrub};
 use store::replace::OPERATOR;
 use store::reshard::reshard;
@@ -335,16 +335,16 @@ fn an_index_of_an_earlier_layout_is_refused_and_rebuilt() {
     let written = fill(&directory);
     let before = sum(&directory);
     let index_path = directory.index_directory(0);
-    let mut options = heed::EnvOpenOptions::new();
-    options.max_dbs(20);
-    // SAFETY: nothing else has the index open, and the directory is this test's own.
-    let env = unsafe { options.open(&index_path) }.unwrap();
-    let mut txn = env.write_txn().unwrap();
-    type Rows = heed::Database<heed::types::Bytes, heed::types::Bytes>;
-    let meta: Rows = env.open_database(&txn, Some("meta")).unwrap().unwrap();
-    meta.put(&mut txn, b"version", &1u32.to_be_bytes()).unwrap();
-    txn.commit().unwrap();
-    env.prepare_for_closing().wait();
+    let data = index_path.join("data.mdb");
+    let mut bytes = std::fs::read(&data).unwrap();
+    let row = [b"version".as_slice(), &INDEX_VERSION.to_be_bytes()].concat();
+    let found: Vec<usize> =
+        (0..bytes.len() - row.len()).filter(|at| bytes[*at..].starts_with(&row)).collect();
+    assert!(!found.is_empty());
+    for at in found {
+        bytes[at + row.len() - 1] = 1;
+    }
+    std::fs::write(&data, bytes).unwrap();
     let error = LmdbIndex::open(&index_path, common::SECRET, 1 << 28).unwrap_err().to_string();
     assert!(error.contains("version 1") && error.contains("turnpike reindex"), "{error}");
     reindex(&directory, &config(0), &mut |_, _| {}, &|| false).unwrap();
