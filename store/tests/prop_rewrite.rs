@@ -443,3 +443,44 @@ fn an_index_is_rebuilt_from_whichever_copy_of_a_range_is_whole() {
     let error = rebuilt(&[old, new]).unwrap_err().to_string();
     assert!(error.contains("damaged"), "{error}");
 }
+
+#[test]
+fn a_compaction_that_begins_during_another_rewriting_leaves_nothing_out() {
+    let config = StoreConfig { erase_after_s: 86_400, ..small_config() };
+    let mut world = World::open(config, MemIndex::new(common::SECRET), MemSegments::default());
+    let mut seqs = Vec::new();
+    for number in 0..60u64 {
+        let draft = common::Draft::new(number, 1, 10).content(format!("text {number} ends"));
+        seqs.push(world.put(&draft.pack()));
+        world.commit();
+    }
+    // The middle waits to be erased, and the beginning does not.
+    world.store.kill(seqs[0], KillCause::Replaced);
+    world.store.kill(seqs[30], KillCause::Deleted);
+    for number in 100..120 {
+        world.put(&common::Draft::new(number, 1, 10).pack());
+        world.commit();
+    }
+    world.now.unix_s += 50_000;
+    world.now.monotonic_ms += 50_000_000;
+    let is_rewriting = |effect: &StoreEffect| matches!(effect, StoreEffect::Rewrite(_));
+    while !world.effects.iter().any(is_rewriting) {
+        if world.effects.is_empty() {
+            world.now.monotonic_ms += 10_000;
+            world.tick();
+        } else {
+            world.perform(0);
+        }
+    }
+    let mut fx = Vec::new();
+    world.store.compact(world.now, &mut fx);
+    world.effects.extend(fx);
+    while world.store.compaction().is_some() {
+        world.settle();
+        world.tick();
+    }
+    assert!(!has_text(&world.segments, "text 30 ends"));
+    assert!(!has_text(&world.segments, "text 0 ends"), "the beginning is compacted, too");
+    assert!(has_text(&world.segments, "text 1 ends"));
+    assert_eq!(world.store.stats().dead_bytes, 0);
+}

@@ -69,8 +69,8 @@ pub(super) struct Rewriting {
     refused: BTreeSet<Seq>,
     refused_until_ms: u64,
     compaction: Option<Compaction>,
-    /// Last sequence of the job under way.
-    last_seq: Seq,
+    /// Last sequence of the job under way, if the compaction chose it.
+    compacted_through: Option<Seq>,
 }
 
 impl Rewriting {
@@ -105,6 +105,8 @@ impl Store {
             progress: CompactionProgress::default(),
             is_counted: false,
         });
+        // A job that was under way before is none of its own.
+        self.rewriting.compacted_through = None;
         self.rewriting.refused.clear();
         self.rewriting.survey = None;
         self.flush(now, fx);
@@ -166,9 +168,9 @@ impl Store {
                 count
             }
         };
-        let last_seq = self.rewriting.last_seq;
-        if let Some(compaction) = &mut self.rewriting.compaction {
-            compaction.from = last_seq + 1;
+        let through = self.rewriting.compacted_through.take();
+        if let Some((compaction, through)) = self.rewriting.compaction.as_mut().zip(through) {
+            compaction.from = through + 1;
             compaction.progress.done += count as u64;
         }
         self.rewriting.survey = None;
@@ -292,7 +294,8 @@ impl Store {
         }
         match job {
             Some(job) => {
-                self.rewriting.last_seq = job.last_seq;
+                let is_compaction = self.rewriting.compaction.is_some();
+                self.rewriting.compacted_through = is_compaction.then_some(job.last_seq);
                 self.rewriting.stage = Stage::Writing;
                 fx.push(StoreEffect::Rewrite(job));
             }
