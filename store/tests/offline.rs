@@ -355,3 +355,63 @@ fn an_index_of_an_earlier_layout_is_refused_and_rebuilt() {
     assert_eq!(sum(&directory), before);
     check(&directory, &written);
 }
+
+const CHILD_WORK: &str = "STORE_TEST_WORK";
+const CHILD_DIRECTORY: &str = "STORE_TEST_DIRECTORY";
+
+/// Works on the directory that the parent names, until it is killed or done.
+#[test]
+fn child_of_the_killing_test() {
+    let (Ok(work), Ok(path)) = (std::env::var(CHILD_WORK), std::env::var(CHILD_DIRECTORY)) else {
+        return;
+    };
+    let mut directory = DataDirectory::open(Path::new(&path)).unwrap();
+    let quiet = &mut |_, _| {};
+    let shards = directory.format().shards;
+    match work.as_str() {
+        "compact" => (0..shards).for_each(|shard| {
+            compact(&directory, &config(shard), &clock, quiet, &|| false).unwrap();
+        }),
+        "reindex" => (0..shards).for_each(|shard| {
+            reindex(&directory, &config(shard), quiet, &|| false).unwrap();
+        }),
+        _ => {
+            let shards = if shards == 3 { 2 } else { 3 };
+            reshard(&mut directory, shards, &config(0), &clock, quiet, &|| false).unwrap();
+        }
+    }
+}
+
+#[test]
+fn whatever_is_killed_can_be_run_again() {
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("data");
+    DataDirectory::create(&path, &Format::new(2, ENTROPY).unwrap()).unwrap();
+    let directory = DataDirectory::open(&path).unwrap();
+    let written = fill(&directory);
+    let before = sum(&directory);
+    drop(directory);
+    let mut draws = Draws(std::process::id().into());
+    let spawn = |work: &str| {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "child_of_the_killing_test"]);
+        child.env(CHILD_WORK, work).env(CHILD_DIRECTORY, &path);
+        child.stdout(std::process::Stdio::null()).spawn().unwrap()
+    };
+    let mut killed = 0;
+    for work in ["compact", "reindex", "reshard"] {
+        for _ in 0..10 {
+            let mut child = spawn(work);
+            std::thread::sleep(std::time::Duration::from_millis(1 + draws.below(150)));
+            child.kill().unwrap();
+            killed += usize::from(!child.wait().unwrap().success());
+            let directory = DataDirectory::open(&path).unwrap();
+            assert_eq!(sum(&directory), before, "killed in {work}");
+        }
+        assert!(spawn(work).wait().unwrap().success(), "{work} can be run again");
+        let directory = DataDirectory::open(&path).unwrap();
+        assert_eq!(sum(&directory), before, "{work}");
+        check(&directory, &written);
+    }
+    assert!(killed > 0, "somebody was killed");
+}
