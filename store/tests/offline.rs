@@ -1,7 +1,11 @@
 //! A data directory on real files: compacted, its index rebuilt, given other numbers of shards, each
 //! of it interrupted and run again; what it holds stays the same, and so does what it refuses.
 #![allow(clippy::unwrap_used)]
-#![allow(clippy::disallowed_methods, reason = "tests of real files")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "tests of real files, and of work that is killed in a process of its own"
+)]
 #![cfg(not(miri))]
 
 mod common;
