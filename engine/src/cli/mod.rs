@@ -14,6 +14,8 @@ mod maintain;
 mod offline;
 mod read;
 mod run;
+mod stream;
+mod sync;
 
 use crate::config::{self, Config, Source};
 use crate::log::Level;
@@ -104,6 +106,10 @@ enum Command {
     Reshard(maintain::Reshard),
     /// Look for damage in log and index
     Scrub(maintain::Scrub),
+    /// Exchange what differs with a relay elsewhere (NIP-77)
+    Sync(sync::Sync),
+    /// Exchange events with a relay elsewhere as they come
+    Stream(stream::Stream),
     /// Look at the configuration
     #[command(subcommand)]
     Config(config_command::ConfigCommand),
@@ -172,6 +178,8 @@ fn dispatch(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Config(command) => config_command::run(&cli.global, command),
         Command::Run => run::run(&cli.global),
+        Command::Sync(command) => sync::run(&cli.global, command),
+        Command::Stream(command) => stream::run(&cli.global, command),
         Command::Import(command) => import::run(&cli.global, command),
         Command::Export(command) => read::export(&cli.global, command),
         Command::Scan(command) => read::scan(&cli.global, command),

@@ -9,6 +9,7 @@
     reason = "this is the seam: clocks, threads and system files are read here and handed on"
 )]
 
+pub mod client;
 pub mod clock;
 pub mod entropy;
 pub mod listener;

@@ -22,7 +22,7 @@ pub use initiate::{Initiator, Step};
 pub use respond::{Answer, respond};
 pub use sorted::SortedItems;
 pub use sum::{Accumulator, Fingerprint};
-pub use wire::{Mode, Range, Ranges, ranges};
+pub use wire::{Mode, Range, Ranges, message, ranges};
 
 use crate::EventId;
 use std::cmp::Ordering;

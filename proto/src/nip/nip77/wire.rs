@@ -130,6 +130,33 @@ impl<'a> Ranges<'a> {
     }
 }
 
+/// The message that says `ranges`, ascending and disjoint, and nothing about what lies between; and how
+/// many of them are in it. Those behind the first one are left out once they would make it longer than
+/// `bytes_max`.
+pub fn message(ranges: &[Range<'_>], bytes_max: usize) -> (Vec<u8>, usize) {
+    let mut writer = Writer::new(bytes_max);
+    let mut last = Bound::START;
+    for (index, range) in ranges.iter().enumerate() {
+        let mark = writer.mark();
+        if range.lower > last {
+            writer.skip(&range.lower);
+        }
+        match range.mode {
+            Mode::Skip => writer.skip(&range.upper),
+            Mode::Fingerprint(fingerprint) => writer.fingerprint(&range.upper, fingerprint),
+            Mode::Ids(ids) => writer.ids(&range.upper, ids.len(), |out| {
+                out.extend_from_slice(ids.as_flattened());
+            }),
+        }
+        last = range.upper;
+        if index > 0 && writer.out.len() > bytes_max {
+            writer.go_back(&mark);
+            return (writer.finish(), index);
+        }
+    }
+    (writer.finish(), ranges.len())
+}
+
 /// Appends `value` in base 128, most significant digit first.
 pub(super) fn write_varint(value: u64, out: &mut Vec<u8>) {
     let digits = (64 - (value | 1).leading_zeros()).div_ceil(7);
