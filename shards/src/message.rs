@@ -28,6 +28,8 @@ pub type LiveIndex = u64;
 pub const SUBMIT_CREDIT: u32 = 256;
 /// Ids in one removal by the operator.
 pub const REMOVE_IDS_MAX: usize = 256;
+/// Bytes of events under way from one home to all shards, shared among them evenly.
+pub const SUBMIT_BYTES: usize = 8 * 1024 * 1024;
 /// Query replies under way to one home.
 pub const QUERY_SLOTS: u32 = 512;
 /// Bytes of packed events in one page (a single larger event still makes a page).
@@ -54,6 +56,8 @@ pub struct Client {
 pub struct Ticket {
     /// Who published.
     pub client: Client,
+    /// Bytes that the event is charged with at the home.
+    pub bytes: u32,
     /// The home's number of a request to vanish, which several shards have a part in.
     pub vanish: Option<u32>,
 }

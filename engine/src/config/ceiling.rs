@@ -10,8 +10,9 @@ const MIB: u64 = 1 << 20;
 
 /// Code, stacks, the allocator's slack, the command line.
 const PROCESS_BYTES: u64 = 40 * MIB;
-/// One core: receive buffers, scratch buffers, caches of keys and addresses, free chunks.
-const CORE_BYTES: u64 = 12 * MIB;
+/// One core: receive buffers, scratch buffers, caches of keys and addresses, free chunks, and
+/// events under way to the shards ([`shards::message::SUBMIT_BYTES`]).
+const CORE_BYTES: u64 = 20 * MIB;
 /// One shard beside its budgets: the sketch, recent ids, batches under way.
 const SHARD_BYTES: u64 = 8 * MIB;
 /// Least that a shard's live ring gets: enough for a burst of the largest events.

@@ -9,6 +9,7 @@
 //! engine stops reading its connection), so at most one command per client waits here. Replies
 //! from shards are always taken.
 
+mod credit;
 mod door;
 mod merge;
 mod neg;
@@ -25,6 +26,7 @@ use crate::message::{
     Client, CoreId, LiveIndex, QueryId, Reader, ShardId, ShardStats, ToHome, ToShard,
 };
 use crate::subindex::{SubIndex, SubscriptionKey};
+use credit::Credit;
 use door::AtDoor;
 use merge::{Merge, Tally};
 pub use neg::NegConfig;
@@ -331,7 +333,7 @@ pub struct Home {
     gatherings: SeededMap<QueryId, Gathering>,
     generation: u32,
     /// Submissions that may still be sent, by shard.
-    credit: Vec<u32>,
+    credit: Vec<Credit>,
     /// Reads at the policy door.
     door: AtDoor,
     /// Requests to vanish that have not been answered, and, by shard, those that wait for credit.
@@ -376,7 +378,7 @@ impl Home {
             queries: Slab::new(),
             gatherings: SeededMap::with_hasher(config.seed),
             generation: 0,
-            credit: vec![config.submit_credit; shards],
+            credit: vec![Credit::new(config.submit_credit, config.placement.shards()); shards],
             door: AtDoor::new(config.seed),
             vanishes: SeededMap::with_hasher(config.seed),
             waiting_witness: (0..shards).map(|_| VecDeque::new()).collect(),
@@ -474,7 +476,7 @@ impl Home {
     pub fn has_submissions(&self) -> bool {
         !self.vanishes.is_empty()
             || !self.removals.is_empty()
-            || self.credit.iter().any(|credit| *credit < self.config.submit_credit)
+            || self.credit.iter().any(|credit| !credit.is_whole())
     }
 
     /// Bytes that open filters are charged with.

@@ -66,7 +66,8 @@ impl Home {
             Origin::Import | Origin::ImportUnverified => self.config.door.imports,
         };
         let source = is_asked_about.then(|| self.source(client, origin));
-        let mut ticket = Ticket { client, vanish: None };
+        let bytes = event.packed().len() as u32;
+        let mut ticket = Ticket { client, bytes, vanish: None };
         if view.kind() == nip62::KIND && self.credit.len() > 1 {
             match self.begin_vanish(client, shard, &event, origin) {
                 Ok(number) => ticket.vanish = Some(number),
@@ -76,10 +77,10 @@ impl Home {
         let role = Role::Owner;
         let message = ToShard::Submit { ticket, event, origin, role, source };
         let credit = &mut self.credit[usize::from(shard)];
-        if *credit == 0 {
+        if !credit.is_left() {
             return self.park(client, Command::Submit(shard, message), fx);
         }
-        *credit -= 1;
+        credit.take(bytes);
         fx.to_shard.push((shard, message));
     }
 
@@ -109,7 +110,7 @@ impl Home {
                 fx.replies.push(Reply::Ok { client: ticket.client, id, result, note });
             }
         }
-        self.credit[usize::from(shard)] += 1;
+        self.credit[usize::from(shard)].give_back(ticket.bytes);
         self.spend_credit(shard, fx);
     }
 
@@ -117,17 +118,19 @@ impl Home {
     /// the commands of parked clients.
     pub(super) fn spend_credit(&mut self, shard: ShardId, fx: &mut HomeEffects) {
         let at = usize::from(shard);
-        while self.credit[at] > 0
+        while self.credit[at].is_left()
             && let Some(number) = self.waiting_witness[at].pop_front()
         {
             self.send_witness(shard, number, fx);
         }
-        while self.credit[at] > 0 {
+        while self.credit[at].is_left() {
             let Some(client) = self.waiting_submit[at].pop_front() else { return };
             // A client that is gone has left the map; one that reconnected has another generation.
             let Some(state) = self.clients.get_mut(&client) else { continue };
             let Some(Command::Submit(shard, message)) = state.parked.take() else { continue };
-            self.credit[at] -= 1;
+            if let ToShard::Submit { ticket, .. } = &message {
+                self.credit[at].take(ticket.bytes);
+            }
             fx.to_shard.push((shard, message));
             fx.replies.push(Reply::Unpark(client));
         }

@@ -123,9 +123,10 @@ impl Home {
     /// Tells a shard that the owner has accepted the request; the credit is there.
     pub(super) fn send_witness(&mut self, shard: ShardId, number: u32, fx: &mut HomeEffects) {
         let Some(vanish) = self.vanishes.get(&number) else { return };
-        self.credit[usize::from(shard)] -= 1;
+        let bytes = vanish.event.packed().len() as u32;
+        self.credit[usize::from(shard)].take(bytes);
         let message = ToShard::Submit {
-            ticket: Ticket { client: vanish.client, vanish: Some(number) },
+            ticket: Ticket { client: vanish.client, bytes, vanish: Some(number) },
             event: vanish.event.clone(),
             origin: vanish.origin,
             role: Role::Witness,
