@@ -141,7 +141,7 @@ impl<Q: Question> Runner<Q> {
     pub(super) fn run(mut self) {
         machine::unpin_thread();
         let mut verdicts = Vec::new();
-        while !(self.is_ending && self.current.is_none() && self.retiring.is_empty()) {
+        loop {
             let now = clock::now();
             let has_more = self.take_orders(now, &mut verdicts);
             self.tick(now, &mut verdicts);
@@ -149,6 +149,9 @@ impl<Q: Question> Runner<Q> {
             self.see_off(now, &mut verdicts);
             (self.deliver)(&mut verdicts);
             self.publish();
+            if self.is_ending && self.current.is_none() && self.retiring.is_empty() {
+                return;
+            }
             let timeout_ms = if has_more { 0 } else { self.timeout_ms(now) };
             let running = self.current.iter().map(|(_, plugin)| plugin);
             let leaving = self.retiring.iter().map(|retiring| &retiring.plugin);
