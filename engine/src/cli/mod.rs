@@ -45,9 +45,13 @@ Examples:
   turnpike export --filter '{\"kinds\":[1]}'       write events as JSON lines, newest first
   turnpike scan '{\"#t\":[\"nostr\"]}' --count       how many events match
   turnpike info                                  what the store holds
+  turnpike delete --age 90d --dry-run            how many events are older than that
+  turnpike compact                               give back the bytes of what is dead
+  turnpike scrub                                 look for damage
   turnpike config print > turnpike.toml          every key with its meaning and default
 
-export, scan and info also work while the relay runs: they then ask it through its admin socket.
+All but reindex and reshard also work while the relay runs: they then ask it through its sockets in
+the data directory.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 store held by another process.";
 
