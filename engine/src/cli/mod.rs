@@ -77,7 +77,7 @@ struct Global {
     /// Address and port to listen on [default: 127.0.0.1:7777]
     #[arg(long, global = true, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
-    /// Shards of a new data directory [default: one per core, at most 16]
+    /// Shards of a new data directory [default: one per core, at most 16], or those that reshard makes
     #[arg(long, global = true, value_name = "N")]
     shards: Option<u16>,
     /// How sockets and the log are driven; anything but auto never falls back
