@@ -415,6 +415,40 @@ fn reads_wait_parked_for_the_word_and_then_go_their_way() {
     assert_eq!((counts.asked, counts.accepted, counts.shadowed), (6, 2, 2));
 }
 
+/// A refused NEG-OPEN closes what is open under its name like an accepted one: the client has been
+/// told that the name is free.
+#[test]
+fn a_refused_neg_open_leaves_no_session_of_its_name() {
+    let verifier = Remembering::new();
+    let mut world = World::new(&reading(64), &verifier);
+    let nothing = vec![0x61];
+    let open = |name: &str| {
+        let filter = Box::new(Filter { kinds: Some(vec![1]), ..Filter::default() });
+        ClientMessage::NegOpen(name.into(), filter, nothing.clone())
+    };
+    for (name, verdict) in [
+        ("other", Verdict::Accept),
+        ("n", Verdict::Accept),
+        ("n", Verdict::Reject("blocked: no".into())),
+        ("n", Verdict::Accept),
+        ("n", Verdict::Unavailable),
+    ] {
+        world.home(0, HomeInput::Message(client(1), open(name)));
+        let (core, question) = world.read_questions.remove(0);
+        assert_eq!(question.kind, ReadKind::NegOpen);
+        world.answer_read(core, question.token, verdict.clone());
+        world.settle();
+        let is_open = verdict == Verdict::Accept;
+        let open = 1 + usize::from(is_open && name == "n");
+        assert_eq!(world.homes[0].neg_sessions(), open, "{name} {verdict:?}");
+    }
+    world.replies.clear();
+    let message = ClientMessage::NegMsg("n".into(), nothing.clone());
+    world.home(0, HomeInput::Message(client(1), message));
+    let told = world.replies.drain(..).map(|(_, reply)| reply).next();
+    assert!(matches!(told, Some(Reply::NegErr { reason: Reason::NegUnknown, .. })), "{told:?}");
+}
+
 #[test]
 fn reads_asked_about_are_bounded_and_a_client_that_leaves_frees_its_place() {
     let verifier = Remembering::new();

@@ -11,10 +11,10 @@ use bench::rng::Rng;
 use common::oracle::Oracle;
 use common::{Remembering, Setup, UNIX_S, World};
 use proto::nip::nip17;
-use proto::nip::nip77::{Initiator, Item, SortedItems, Step};
+use proto::nip::nip77::{Initiator, Item, Mode, SortedItems, Step};
 use proto::{ClientMessage, Event, EventId, Filter, PublicKey, Reason};
 use shards::home::{HomeInput, Reply};
-use shards::message::Client;
+use shards::message::{Client, ToHome};
 use std::collections::BTreeSet;
 use store::effect::{Question, StoreEffect};
 
@@ -280,6 +280,100 @@ fn what_vanishes_is_in_no_session() {
         world.replies.clear();
         let told = reconcile(&mut world, 0, client, &Filter::default(), kept);
         assert_eq!(told, Ok((Ids::new(), Ids::new(), 1)), "{shards} shards");
+    }
+}
+
+/// The ids of everything, as a relay lists them to somebody who has nothing and sends an empty list.
+fn listed(world: &mut World, client: Client, message: ClientMessage) -> Result<Ids, Reason> {
+    world.home(0, HomeInput::Message(client, message));
+    let answer = answer_while(world, client, step_but_not_remove)?;
+    let ids =
+        proto::nip::nip77::ranges(&answer).unwrap().filter_map(|range| match range.unwrap().mode {
+            Mode::Ids(ids) => Some(ids.iter().map(|id| EventId(*id))),
+            _ => None,
+        });
+    Ok(ids.flatten().collect())
+}
+
+/// A session that was open before a key vanished tells nothing of it from then on, gift wraps to
+/// its own reader included, whether its set was read as a whole or is one of sums.
+#[test]
+fn open_sessions_do_not_tell_what_vanishes_meanwhile() {
+    let empty = || vec![0x61, 0, 0, 2, 0];
+    let leaving = Signer::from_seed(21);
+    let staying = Signer::from_seed(22);
+    let bystander = Signer::from_seed(23);
+    let at = |number: u32| UNIX_S as u32 - 5_000 - number * 997;
+    let to_leaving = leaving.pubkey().to_string();
+    for shards in [1, 3] {
+        let mut setup = Setup::new(shards, 31);
+        setup.neg.sync_sets = [Filter::default()].into();
+        setup.neg.idle_ms_max = 60_000;
+        let mut world = World::new(&setup, &Remembering::new());
+        let (mut gone, mut wraps, mut kept) = (Ids::new(), Ids::new(), Ids::new());
+        for number in 0..40 {
+            let note = |signer: &Signer| signer.sign(&Draft::new(1, at(number)));
+            let (theirs, others) = (note(&leaving), note(&staying));
+            let wrap = Draft::new(1059, at(number)).tag(&["p", &to_leaving]);
+            let wrap = Signer::from_seed(50 + u64::from(number)).sign(&wrap);
+            gone.insert(theirs.view().id());
+            kept.insert(others.view().id());
+            wraps.insert(wrap.view().id());
+            for event in [theirs, others, wrap] {
+                world.publish(0, event).unwrap();
+            }
+        }
+        world.settle();
+        world.replies.clear();
+        let notes = Filter { kinds: Some(vec![1]), ..Filter::default() };
+        let of_others = Filter { authors: Some(vec![staying.pubkey()]), ..Filter::default() };
+        let for_reader = Filter { kinds: Some(vec![1059]), ..Filter::default() };
+        let public = &gone | &kept;
+        let cases = [
+            (Filter::default(), None, &public, &kept),
+            (notes, None, &public, &kept),
+            (of_others, None, &kept, &kept),
+            (for_reader, Some(leaving.pubkey()), &wraps, &Ids::new()),
+        ];
+        for (number, (filter, key, before, _)) in cases.iter().enumerate() {
+            let client = Client { slot: 70 + number as u32, generation: 1 };
+            if let Some(key) = key {
+                world.home(0, HomeInput::Authenticated(client, *key));
+            }
+            let open = ClientMessage::NegOpen("n".into(), Box::new(filter.clone()), empty());
+            assert_eq!(listed(&mut world, client, open).as_ref(), Ok(*before), "{filter:?}");
+        }
+        let vanish = |signer: &Signer, world: &mut World| {
+            let request = Draft::new(62, UNIX_S as u32).tag(&["relay", "ALL_RELAYS"]);
+            let request = signer.sign(&request);
+            world.publish(0, request.clone()).unwrap();
+            world.replies.clear();
+            request.view().id()
+        };
+        vanish(&leaving, &mut world);
+        assert!(world.shards.iter().any(|shard| shard.store().is_purging()), "it is going on");
+        for (number, (filter, _, _, after)) in cases.iter().enumerate() {
+            let client = Client { slot: 70 + number as u32, generation: 1 };
+            let mut told =
+                listed(&mut world, client, ClientMessage::NegMsg("n".into(), empty())).unwrap();
+            // What is read again may be read with what came since.
+            told.retain(|id| public.contains(id) || wraps.contains(id));
+            assert_eq!(told, **after, "{shards} shards, {filter:?}");
+        }
+        // A message that waits while key after key vanishes does not wait for ever, and is not
+        // answered from what was read before.
+        let client = Client { slot: 71, generation: 1 };
+        for slot in [70, 72, 73] {
+            world.home(0, HomeInput::Gone(Client { slot, generation: 1 }));
+        }
+        vanish(&bystander, &mut world);
+        let message = ClientMessage::NegMsg("n".into(), empty());
+        world.home(0, HomeInput::Message(client, message));
+        let vanished = ToHome::Vanished { key: bystander.pubkey(), until: UNIX_S as u32 };
+        world.home(0, HomeInput::From(shards - 1, vanished));
+        world.now.monotonic_ms += 60_000;
+        let ended = answer_while(&mut world, client, step_but_not_remove);
+        assert_eq!(ended, Err(Reason::NegTimeout));
     }
 }
 

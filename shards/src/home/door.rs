@@ -65,9 +65,11 @@ impl Home {
         message: ClientMessage,
         fx: &mut HomeEffects,
     ) {
-        // The new subscription takes the place of the old one when it is asked for.
-        if let ClientMessage::Req(sub, _) = &message {
-            self.end_subscription(client, sub, None, fx);
+        // What is new takes the place of the old one of its name when it is asked for.
+        match &message {
+            ClientMessage::Req(sub, _) => self.end_subscription(client, sub, None, fx),
+            ClientMessage::NegOpen(sub, ..) => self.neg_close(client, sub, fx),
+            _ => {}
         }
         self.park(client, Command::Read(Box::new(message)), fx);
         self.door.waiting.push_back(client);

@@ -108,6 +108,7 @@ impl Home {
         // A part that has nothing left asks for its next page.
         touched.into_iter().for_each(|id| self.make_ready(id));
         self.forget_held(is_unwanted);
+        self.neg_vanished(key);
     }
 
     fn call_witnesses(&mut self, number: u32, fx: &mut HomeEffects) {

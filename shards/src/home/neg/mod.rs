@@ -4,6 +4,8 @@
 //! ids of all shards, collected by the same pages that REQs use. For a configured sync set and a
 //! reader without keys it is only the sums of stretches of time, kept by the stores, and items are
 //! read where the sums differ. Sessions stay as they are; what is stored later is for the next one.
+//! Only when a key vanishes the ids that may be of its events are forgotten, and read again for the
+//! next answer.
 //!
 //! The filter's `limit` counts, as in strfry: the set is the newest so many matches.
 //!
@@ -25,7 +27,7 @@ use crate::message::{Client, Query, QueryId, QueryMode, Reader, ShardId, ToShard
 use crate::route::Targets;
 use proto::nip::nip17;
 use proto::nip::nip77::{Accumulator, Answer, NegError, VERSION, ranges};
-use proto::{Filter, Now, Reason, SubscriptionId};
+use proto::{Filter, Now, PublicKey, Reason, SubscriptionId};
 use session::{Asked, SESSION_BIT, Session};
 use slab::Slab;
 use std::collections::VecDeque;
@@ -279,7 +281,7 @@ impl Home {
         }
         let session = &mut self.neg.table[slot];
         session.forget_items(self.config.neg.records_max / 2);
-        session.message = Some(message);
+        (session.message, session.asked_ms) = (Some(message), now.monotonic_ms);
         if self.settle_bytes(now, slot, fx) {
             self.neg_advance(now, slot, false, fx);
         }
@@ -425,7 +427,14 @@ impl Home {
                 self.neg.table[slot].begin_loading(generation, shards);
                 continue;
             }
+            let is_stale = session.is_stale();
             if session.message.is_none() || self.is_paused(client) {
+                return;
+            }
+            if is_stale {
+                if self.neg_refresh(now, slot, fx) {
+                    continue;
+                }
                 return;
             }
             if self.emitted(client, 0) >= EMIT_BYTES_MAX {
@@ -442,6 +451,25 @@ impl Home {
         let filters = std::slice::from_ref(&session.filter);
         let targets = Targets::of(filters, &session.reader, &self.config.placement);
         targets.iter(self.config.placement.shards()).collect()
+    }
+
+    /// A key has vanished from a shard: sessions that may hold ids of it do not tell them any more.
+    pub(super) fn neg_vanished(&mut self, key: &PublicKey) {
+        self.neg.table.iter_mut().for_each(|(_, session)| session.key_vanished(key));
+    }
+
+    /// Brings a set up to date that a vanished key may have had events in. `false`: the session is
+    /// over, since keys have been vanishing all the time that its message has been waiting.
+    fn neg_refresh(&mut self, now: Now, slot: usize, fx: &mut HomeEffects) -> bool {
+        let session = &mut self.neg.table[slot];
+        if now.monotonic_ms >= session.asked_ms + self.config.neg.idle_ms_max {
+            self.fail_session(now, slot, (Reason::NegTimeout, None), fx);
+            return false;
+        }
+        if session.refresh() {
+            self.neg_read_all(slot);
+        }
+        self.settle_bytes(now, slot, fx)
     }
 
     /// Reads the whole set, since there are no sums of it now.

@@ -8,7 +8,7 @@ use proto::nip::nip77::{
     Accumulator, Answer, BUCKET_BITS, BucketedItems, Item, ItemSet, NegError, Span, bucket_of,
     respond,
 };
-use proto::{Filter, Now};
+use proto::{Filter, Now, PublicKey};
 use std::rc::Rc;
 use std::sync::Arc;
 use store::effect::Position;
@@ -105,6 +105,10 @@ pub(super) struct Session {
     /// What it held when that was last added up.
     pub(super) bytes: usize,
     pub(super) answered_ms: u64,
+    /// When `message` came.
+    pub(super) asked_ms: u64,
+    /// A key has vanished since its set was read that may have events in it.
+    is_stale: bool,
     /// Whether it stands among those that answer in the next turn.
     pub(super) is_ready: bool,
     set: Set,
@@ -132,6 +136,8 @@ impl Session {
             message: None,
             bytes: 0,
             answered_ms: now.monotonic_ms,
+            asked_ms: now.monotonic_ms,
+            is_stale: false,
             is_ready: false,
             set: Set::Whole(Items::default()),
             sync_set: None,
@@ -151,6 +157,37 @@ impl Session {
         let filters = Arc::from([self.filter.clone()]);
         let items = Vec::new();
         self.read = Some(Read { generation, asked, filters, collect, is_starved: false, items });
+    }
+
+    /// `key` has vanished: nothing that was read before may be told if events of it can be in it.
+    pub(super) fn key_vanished(&mut self, key: &PublicKey) {
+        let authors = self.filter.authors.as_ref();
+        let has_asked_for = authors.is_none_or(|authors| authors.contains(key));
+        // Gift wraps go with the key that they are for, whoever signed them.
+        let is_reader = match &self.reader {
+            Reader::Client(keys) => keys.contains(key),
+            Reader::Operator => true,
+        };
+        self.is_stale |= has_asked_for || is_reader;
+    }
+
+    /// Whether [`Session::refresh`] has to be called before the next answer.
+    pub(super) fn is_stale(&self) -> bool {
+        self.is_stale
+    }
+
+    /// Forgets the ids of a set that is out of date. `true`: it has to be read as a whole again. Of
+    /// a sync set only items are forgotten: sums tell no ids, and where they count what is gone the
+    /// ends differ, and what is there is loaded.
+    pub(super) fn refresh(&mut self) -> bool {
+        self.is_stale = false;
+        match &mut self.set {
+            Set::Sums { set, .. } => {
+                set.unload();
+                false
+            }
+            Set::Whole(_) | Set::Incoming(_) => true,
+        }
     }
 
     /// Whether a message waits: another one has to wait for it.
