@@ -69,6 +69,31 @@ pub const TABLE: &[Metric] = &[
         None,
         "Times a core fell off a ring of live events.",
     ),
+    metric("submitted_total", Type::Counter, None, "Events that homes have sent to shards."),
+    metric("neg_opens_total", Type::Counter, None, "NEG-OPEN messages taken."),
+    metric("neg_messages_total", Type::Counter, None, "NEG-MSG messages taken."),
+    metric("sums_total", Type::Counter, None, "Sums of sync sets read for NIP-77."),
+    metric(
+        "parked_total",
+        Type::Counter,
+        None,
+        "Commands whose client had to wait for credit, slots or the policy door.",
+    ),
+    metric("vanishes_total", Type::Counter, None, "Requests to vanish, once for every shard."),
+    metric("removed_total", Type::Counter, None, "Events removed by the operator."),
+    metric(
+        "live_refused_total",
+        Type::Counter,
+        None,
+        "Live events that found an outbox too full, which ends the subscription.",
+    ),
+    metric("deflated_total", Type::Counter, None, "Messages sent compressed."),
+    metric(
+        "deflate_saved_bytes_total",
+        Type::Counter,
+        None,
+        "Bytes that were not sent because of compression.",
+    ),
     metric(
         "policy_asked_total",
         Type::Counter,
@@ -125,6 +150,7 @@ pub const TABLE: &[Metric] = &[
     ),
     metric("connections", Type::Gauge, None, "Open connections."),
     metric("subscriptions", Type::Gauge, None, "Open subscriptions."),
+    metric("neg_sessions", Type::Gauge, None, "Open NIP-77 sessions."),
     metric(
         "mailbox_depth",
         Type::Gauge,
@@ -185,6 +211,8 @@ pub struct Levels {
     pub connections: u64,
     /// Open subscriptions.
     pub subscriptions: u64,
+    /// Open NIP-77 sessions.
+    pub neg_sessions: u64,
     /// Events waiting in the core's shards.
     pub mailbox_depth: u64,
     /// Bytes of the core's outboxes.
@@ -197,9 +225,13 @@ pub struct Levels {
     pub store_bytes: u64,
     /// Bytes of the rings of live events.
     pub live_bytes: u64,
+    /// Bytes of open filters.
+    pub filter_bytes: u64,
+    /// Bytes of NIP-77 sessions.
+    pub neg_bytes: u64,
 }
 
-const BUDGETS: [&str; 5] = ["outbox", "input", "pages", "store", "live"];
+const BUDGETS: [&str; 7] = ["outbox", "input", "pages", "store", "live", "filters", "negentropy"];
 const OUTCOMES: [&str; 6] =
     ["accepted", "rejected", "duplicate", "replaced", "ephemeral", "deleted"];
 const DOORS: [&str; 2] = ["write", "read"];
@@ -208,8 +240,8 @@ const POLICY: usize = DOORS.len() * (1 + ANSWERS.len() + FIGURES);
 const REASONS: usize = Reason::ALL.len();
 const CLOSES: usize = CloseCause::ALL.len();
 const REFUSALS: usize = Refusal::ALL.len();
-const PLAIN: usize = 10;
-const LEVELS: usize = 3 + BUDGETS.len();
+const PLAIN: usize = 20;
+const LEVELS: usize = 4 + BUDGETS.len();
 const HISTOGRAM_CELLS: usize = BOUNDS_US.len() + 2;
 const HISTOGRAMS: usize = 4;
 const CELLS: usize = OUTCOMES.len()
@@ -257,6 +289,9 @@ pub fn add_shard(sum: &mut ShardCounters, shard: &ShardCounters) {
     sum.ephemeral += shard.ephemeral;
     sum.replaced += shard.replaced;
     sum.deleted += shard.deleted;
+    sum.vanishes += shard.vanishes;
+    sum.removed += shard.removed;
+    sum.sums += shard.sums;
     sum.refused.merge(&shard.refused);
     sum.verified += shard.verified;
     sum.door.merge(&shard.door);
@@ -293,6 +328,16 @@ impl Cells {
             snapshot.shards.rows_scanned,
             snapshot.shards.verified,
             snapshot.shards.fell_behind,
+            snapshot.home.events,
+            snapshot.home.neg_opens,
+            snapshot.home.neg_messages,
+            snapshot.shards.sums,
+            snapshot.home.parked,
+            snapshot.shards.vanishes,
+            snapshot.shards.removed,
+            net.over_soft,
+            net.deflated,
+            net.deflate_saved_bytes,
         ]);
         let doors = [&snapshot.shards.door, &snapshot.home.door];
         values.extend(doors.map(|door| door.asked));
@@ -303,12 +348,15 @@ impl Cells {
         values.extend([
             levels.connections,
             levels.subscriptions,
+            levels.neg_sessions,
             levels.mailbox_depth,
             levels.outbox_bytes,
             levels.input_bytes,
             levels.pages_bytes,
             levels.store_bytes,
             levels.live_bytes,
+            levels.filter_bytes,
+            levels.neg_bytes,
         ]);
         let Timings { ingest, commit, query, delivery } = snapshot.timings;
         for histogram in [ingest, commit, query, delivery] {
@@ -427,16 +475,41 @@ mod tests {
         let mut net = NetCounters::default();
         net.refuse(Reason::ALL[REASONS - 1]);
         net.messages = 7;
+        (net.over_soft, net.deflated, net.deflate_saved_bytes) = (21, 22, 23);
         let door = DoorCounts { unavailable: 19, ..DoorCounts::default() };
-        let home = HomeCounters { deliveries: 5, door, ..HomeCounters::default() };
+        let home = HomeCounters {
+            deliveries: 5,
+            events: 24,
+            neg_opens: 25,
+            neg_messages: 26,
+            parked: 27,
+            door,
+            ..HomeCounters::default()
+        };
         let door = DoorCounts { asked: 17, ..DoorCounts::default() };
-        let shards =
-            ShardCounters { accepted: 3, fell_behind: 9, door, ..ShardCounters::default() };
+        let shard = ShardCounters {
+            accepted: 3,
+            fell_behind: 9,
+            vanishes: 28,
+            removed: 29,
+            sums: 30,
+            door,
+            ..ShardCounters::default()
+        };
+        let mut shards = ShardCounters::default();
+        add_shard(&mut shards, &shard);
         let mut timings = Timings::default();
         timings.ingest.record_us(50);
         timings.ingest.record_us(51);
         timings.delivery.record_us(10_000_000);
-        let levels = Levels { connections: 11, live_bytes: 13, ..Levels::default() };
+        let levels = Levels {
+            connections: 11,
+            neg_sessions: 31,
+            live_bytes: 13,
+            filter_bytes: 32,
+            neg_bytes: 33,
+            ..Levels::default()
+        };
         let cores = [Cells::default(), Cells::default()];
         for (epoch, core) in cores.iter().enumerate() {
             let (net, home, shards) = (Some(&net), &home, &shards);
@@ -453,6 +526,19 @@ mod tests {
             "turnpike_messages_total 14",
             "turnpike_live_deliveries_total 10",
             "turnpike_fell_behind_total 18",
+            "turnpike_submitted_total 48",
+            "turnpike_neg_opens_total 50",
+            "turnpike_neg_messages_total 52",
+            "turnpike_sums_total 60",
+            "turnpike_parked_total 54",
+            "turnpike_vanishes_total 56",
+            "turnpike_removed_total 58",
+            "turnpike_live_refused_total 42",
+            "turnpike_deflated_total 44",
+            "turnpike_deflate_saved_bytes_total 46",
+            "turnpike_neg_sessions 62",
+            "turnpike_bytes_held{budget=\"filters\"} 64",
+            "turnpike_bytes_held{budget=\"negentropy\"} 66",
             "turnpike_policy_asked_total{door=\"write\"} 34",
             "turnpike_policy_read_answers_total{answer=\"unavailable\"} 38",
             "turnpike_policy_in_flight{door=\"read\"} 30",

@@ -246,12 +246,15 @@ impl Core {
         let levels = Levels {
             connections: clients.open() as u64,
             subscriptions: clients.home.subscriptions() as u64,
+            neg_sessions: clients.home.neg_sessions() as u64,
             mailbox_depth: stats.ingest_depth as u64,
             outbox_bytes: clients.net.outboxes.held_bytes() as u64,
             input_bytes: clients.net.input.held_bytes() as u64,
             pages_bytes: clients.home.page_bytes() as u64,
             store_bytes: stats.store_bytes as u64,
             live_bytes: stats.live_bytes as u64,
+            filter_bytes: clients.home.filter_bytes() as u64,
+            neg_bytes: clients.home.neg_bytes() as u64,
         };
         let snapshot = Snapshot {
             net: Some(&clients.net.counters),
