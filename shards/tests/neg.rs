@@ -311,11 +311,13 @@ fn open_sessions_do_not_tell_what_vanishes_meanwhile() {
         setup.neg.idle_ms_max = 2_000;
         let mut world = World::new(&setup, &Remembering::new());
         let (mut gone, mut wraps, mut kept) = (Ids::new(), Ids::new(), Ids::new());
+        let mut senders = Vec::new();
         for number in 0..40 {
             let note = |signer: &Signer| signer.sign(&Draft::new(1, at(number)));
             let (theirs, others) = (note(&leaving), note(&staying));
             let wrap = Draft::new(1059, at(number)).tag(&["p", &to_leaving]);
             let wrap = Signer::from_seed(50 + u64::from(number)).sign(&wrap);
+            senders.push(wrap.view().pubkey());
             gone.insert(theirs.view().id());
             kept.insert(others.view().id());
             wraps.insert(wrap.view().id());
@@ -327,7 +329,9 @@ fn open_sessions_do_not_tell_what_vanishes_meanwhile() {
         world.replies.clear();
         let notes = Filter { kinds: Some(vec![1]), ..Filter::default() };
         let of_others = Filter { authors: Some(vec![staying.pubkey()]), ..Filter::default() };
-        let for_reader = Filter { kinds: Some(vec![1059]), ..Filter::default() };
+        senders.sort_unstable();
+        let for_reader =
+            Filter { kinds: Some(vec![1059]), authors: Some(senders), ..Filter::default() };
         let public = &gone | &kept;
         let cases = [
             (Filter::default(), None, &public, &kept),

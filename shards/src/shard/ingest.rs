@@ -68,8 +68,8 @@ pub(super) struct Candidate {
 enum Decision {
     Accept(Accepted),
     Refuse(Reason),
-    /// The same event is appended and not yet durable.
-    Join,
+    /// What makes it a duplicate may not be durable yet: the same event, or a newer one.
+    Join(Reason),
     NeedBodies(Vec<(EventId, Loc)>),
 }
 
@@ -289,6 +289,7 @@ impl Shard {
             Verdict::Accept(accepted) => Decision::Accept(accepted),
             Verdict::NeedBodies(rows) => Decision::NeedBodies(rows),
             Verdict::Refuse(Reason::Duplicate) => self.duplicate(candidate, &view),
+            Verdict::Refuse(reason) if reason.is_accepted() => Decision::Join(reason),
             Verdict::Refuse(reason) => Decision::Refuse(reason),
         }
     }
@@ -298,13 +299,13 @@ impl Shard {
     fn duplicate(&self, candidate: &Candidate, view: &View<'_>) -> Decision {
         if candidate.role == Role::Witness {
             // The key has vanished here already, or is about to have.
-            return Decision::Join;
+            return Decision::Join(Reason::Duplicate);
         }
         let Some(known) = view.id(&candidate.event.view().id()) else {
             return Decision::Refuse(Reason::Duplicate);
         };
         if !known.durable {
-            return Decision::Join;
+            return Decision::Join(Reason::Duplicate);
         }
         let is_unproven = known.loc.is_some_and(|loc| loc.flags & Loc::UNVERIFIED != 0)
             && !self.proven.contains(&known.seq);
@@ -319,7 +320,7 @@ impl Shard {
     fn decide(&mut self, candidate: Candidate, fx: &mut ShardEffects) {
         match self.decision(&candidate) {
             Decision::Refuse(reason) => self.refuse(&candidate, reason, fx),
-            Decision::Join => self.await_durable(&candidate, Err(Reason::Duplicate), fx),
+            Decision::Join(reason) => self.await_durable(&candidate, Err(reason), fx),
             Decision::NeedBodies(rows) => self.fetch_victims(candidate, rows, fx),
             Decision::Accept(_) if candidate.stage == Stage::Verified => {
                 self.enter_door(candidate, fx);
@@ -411,7 +412,7 @@ impl Shard {
         match self.decision(&candidate) {
             Decision::NeedBodies(rows) => return self.fetch_victims(candidate, rows, fx),
             Decision::Refuse(reason) => self.refuse(&candidate, reason, fx),
-            Decision::Join => self.await_durable(&candidate, Err(Reason::Duplicate), fx),
+            Decision::Join(reason) => self.await_durable(&candidate, Err(reason), fx),
             Decision::Accept(_) if is_ephemeral(&candidate.event) => {
                 self.counters.ephemeral += 1;
                 self.ingest.recent.insert(candidate.event.view().id(), None);
