@@ -230,14 +230,14 @@ impl FileSegments {
         }
     }
 
-    fn publish_file(&self, segment: Seq) -> io::Result<()> {
+    /// Syncs a staged segment and gives it its name.
+    fn name_file(&self, segment: Seq) -> io::Result<()> {
         let staged = self.staging.borrow_mut().take().filter(|(staged, _)| *staged == segment);
         let Some((_, file)) = staged else {
             return Err(io::Error::other("the segment is not the one that is being rewritten"));
         };
         sync_file_and_length(&file)?;
-        std::fs::rename(self.staged_path(segment), self.path(segment))?;
-        sync_directory(&self.directory)
+        std::fs::rename(self.staged_path(segment), self.path(segment))
     }
 
     fn unlink_file(&self, segment: Seq) -> io::Result<()> {
@@ -369,7 +369,8 @@ impl Segments for FileSegments {
     }
 
     fn publish(&self, segment: Seq) -> Result<(), WorldError> {
-        self.publish_file(segment).map_err(|error| failed(segment, &error))
+        self.name_file(segment).map_err(|error| not_created(segment, &error))?;
+        sync_directory(&self.directory).map_err(|error| failed(segment, &error))
     }
 
     fn unlink(&self, segment: Seq) -> Result<(), WorldError> {

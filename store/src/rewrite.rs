@@ -157,12 +157,18 @@ pub fn perform(
     match write(index, segments, job) {
         Ok((remap, done)) => {
             // While nothing has its name yet, a full disk leaves everything as it was.
-            if let Err(error) = index.reserve(remap.moves.len() as u64, 0) {
-                segments.discard(remap.segment)?;
-                let sources = job.sources.clone();
-                return Ok(Outcome::Refused { sources, why: Refusal::World(error) });
+            let reserved = index.reserve(remap.moves.len() as u64, 0);
+            let published = match reserved {
+                Ok(()) => segments.publish(remap.segment),
+                Err(error) => return give_up(segments, job, remap.segment, error),
+            };
+            match published {
+                Ok(()) => {}
+                Err(error @ WorldError::NoSpace(_)) => {
+                    return give_up(segments, job, remap.segment, error);
+                }
+                Err(error) => return Err(error),
             }
-            segments.publish(remap.segment)?;
             index.remap(&remap)?;
             Ok(Outcome::Done(done))
         }
@@ -173,6 +179,17 @@ pub fn perform(
             Ok(Outcome::Refused { sources: job.sources.clone(), why })
         }
     }
+}
+
+/// Leaves everything as it was: the new segment has no name.
+fn give_up(
+    segments: &dyn Segments,
+    job: &Job,
+    target: Seq,
+    error: WorldError,
+) -> Result<Outcome, WorldError> {
+    segments.discard(target)?;
+    Ok(Outcome::Refused { sources: job.sources.clone(), why: Refusal::World(error) })
 }
 
 /// What is known of the log when a job begins.

@@ -74,7 +74,8 @@ pub trait Segments {
     /// Makes a staged segment durable, gives it its name, and makes that durable.
     ///
     /// # Errors
-    /// [`WorldError::Log`]; the process must end.
+    /// [`WorldError::NoSpace`] when the disk had no room for it, which may show only now: it has no
+    /// name then. [`WorldError::Log`]; the process must end.
     fn publish(&self, segment: Seq) -> Result<(), WorldError>;
 
     /// Forgets a staged segment that will not be published. One that stays behind is removed by the

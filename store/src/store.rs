@@ -328,8 +328,14 @@ impl Store {
 
     /// Whether writes may be admitted; if not they are refused and reading goes on.
     pub fn has_room(&self) -> bool {
+        !self.space.is_low() && self.may_remove()
+    }
+
+    /// Whether removals that nobody waits for may go on: past the high-water mark they are what
+    /// makes room, and small.
+    fn may_remove(&self) -> bool {
         !self.is_closing
-            && !self.is_full()
+            && !self.space.is_waiting()
             && self.delta_bytes() + self.pending.bytes_held() < self.config.delta_bytes_max
             && self.log.batch_bytes() < self.config.batch_bytes_max
     }
@@ -393,7 +399,10 @@ impl Store {
         out: &mut Vec<StoreOutput>,
     ) {
         match input {
-            StoreInput::SegmentCreated { segment } => self.log.created(segment),
+            StoreInput::SegmentCreated { segment } => {
+                self.space.found_room_for_log();
+                self.log.created(segment);
+            }
             StoreInput::SegmentSealed { segment } => self.log.sealed(segment),
             StoreInput::LogDurable { through } => self.became_durable(through, now, out),
             StoreInput::Checkpointed { applied } => self.checkpointed(applied),
@@ -484,6 +493,7 @@ impl Store {
 
     fn became_durable(&mut self, through: Seq, now: Now, out: &mut Vec<StoreOutput>) {
         let framed = self.log.durable(through);
+        self.space.found_room_for_log();
         if self.open.is_empty() {
             self.open_since_ms = Some(now.monotonic_ms);
         }
@@ -500,6 +510,7 @@ impl Store {
         assert_eq!(generation.last_seq(), applied, "a checkpoint applies its whole generation");
         self.applied = applied;
         self.stats.checkpoints += 1;
+        self.space.found_room_for_checkpoint();
         let pin = std::mem::take(&mut self.pin);
         self.retired.push_back(Retired { generation: Some(generation), pin });
         self.rewriting.forget_survey();
@@ -533,7 +544,7 @@ impl Store {
     /// Starts what time has made due: a checkpoint by age, the removal of expired events.
     pub fn tick(&mut self, now: Now, fx: &mut Vec<StoreEffect>) {
         let is_due = now.monotonic_ms >= self.expiry.next_ms;
-        if is_due && !self.expiry.is_asked && self.has_room() {
+        if is_due && !self.expiry.is_asked && self.may_remove() {
             self.expiry.is_asked = true;
             let token = self.issue(Read::Expired { pin: self.pin.clone() });
             fx.push(StoreEffect::Expired {
@@ -601,7 +612,7 @@ impl Store {
 
     fn checkpoint_is_due(&self, now: Now) -> bool {
         let Some(since_ms) = self.open_since_ms else { return false };
-        self.open.events() >= self.config.checkpoint_events
+        self.open.records() >= self.config.checkpoint_events as u64
             || self.open.bytes_held() >= self.config.delta_bytes_max / 2
             || now.monotonic_ms.saturating_sub(since_ms) >= self.config.checkpoint_after_ms
             || (self.is_closing && self.is_idle())

@@ -152,6 +152,14 @@ impl Purges {
         self.jobs.is_empty()
     }
 
+    /// Whether the removals that requests up to this sequence demand are going on; one that cannot
+    /// read what it needs is not waited for.
+    pub(crate) fn has_before(&self, seq: Seq) -> bool {
+        let is_stuck = |active: &Active| matches!(active.waits, Waits::Until { .. });
+        !self.active.as_ref().is_some_and(is_stuck)
+            && self.jobs.values().any(|job| job.appended.seq <= seq)
+    }
+
     /// Whether a request of this key fits; one more of a key that is being removed always does.
     pub(crate) fn has_room_for(&self, key: &PublicKey) -> bool {
         self.jobs.len() < VANISH_JOBS_MAX || self.jobs.contains_key(key)

@@ -10,7 +10,7 @@ pub struct StoreConfig {
     pub shard: u16,
     /// Bytes of the delta (open, frozen and retired generations) past which writes are refused.
     pub delta_bytes_max: usize,
-    /// Events of the open generation that start a checkpoint.
+    /// Records (events, removals, marks) of the open generation that start a checkpoint.
     pub checkpoint_events: usize,
     /// Age of the open generation that starts a checkpoint.
     pub checkpoint_after_ms: u64,

@@ -70,7 +70,7 @@ impl Store {
 
     /// Goes on with the removal at work, or begins the next one, as far as that is possible now.
     pub(super) fn purge(&mut self, now: Now, fx: &mut Vec<StoreEffect>) {
-        while !self.purges.is_empty() && !self.is_closing && self.has_room() {
+        while !self.purges.is_empty() && self.may_remove() {
             let Some(mut active) = self.purges.take_ready(now.monotonic_ms, self.durable) else {
                 return;
             };
@@ -104,7 +104,8 @@ impl Store {
         let purge = &active.purge;
         let author = author_hash(&self.config.secret, &purge.key);
         let to = wraps_to(self, &purge.key);
-        let mut suspects: Vec<Suspect> = Vec::new();
+        // A key may have made most of what memory holds: only those of one batch are looked at.
+        let mut found: Vec<(&Header, bool)> = Vec::new();
         for generation in self.generations() {
             let is_wrap = |header: &Header| {
                 header.kind == WRAP_KIND && generation.tags(header).binary_search(&to).is_ok()
@@ -112,15 +113,16 @@ impl Store {
             let by_author = generation.of_author(author);
             let by_author = by_author.filter(|header| header.created_at <= purge.vanish.until);
             let to_key = generation.of_tag(to).filter(|header| header.kind == WRAP_KIND);
-            let found = by_author.chain(to_key).filter(|header| {
-                after < header.seq && header.seq < purge.vanish.seq && !self.is_dead(header.seq)
-            });
-            suspects.extend(found.map(|header| self.suspect(&header.row(), is_wrap(header))));
+            let ahead = by_author
+                .chain(to_key)
+                .filter(|header| after < header.seq && header.seq < purge.vanish.seq);
+            found.extend(ahead.map(|header| (header, is_wrap(header))));
         }
-        suspects.sort_unstable_by_key(|suspect| suspect.seq);
-        suspects.dedup_by_key(|suspect| suspect.seq);
-        suspects.truncate(PURGE_KILLS_MAX);
-        suspects
+        found.sort_unstable_by_key(|(header, _)| header.seq);
+        found.dedup_by_key(|(header, _)| header.seq);
+        let alive = found.into_iter().filter(|(header, _)| !self.is_dead(header.seq));
+        let suspect = |(header, is_wrap): (&Header, bool)| self.suspect(&header.row(), is_wrap);
+        alive.take(PURGE_KILLS_MAX).map(suspect).collect()
     }
 
     fn suspect(&self, row: &IndexRow, is_wrap: bool) -> Suspect {

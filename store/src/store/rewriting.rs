@@ -51,6 +51,8 @@ pub struct CompactionProgress {
 struct Compaction {
     /// Everything up to here is looked at, once.
     through: Seq,
+    /// The requests to vanish that came before it have been carried out.
+    is_begun: bool,
     /// Everything before this has been.
     from: Seq,
     progress: CompactionProgress,
@@ -96,11 +98,13 @@ impl Rewriting {
 }
 
 impl Store {
-    /// Rewrites every segment in which anything is dead. Feed and tick the store until
+    /// Rewrites every segment in which anything is dead, after carrying out the requests to vanish
+    /// that are here already: whoever compacts because of one wants its bytes gone. Feed and tick the store until
     /// [`Store::compaction`] answers nothing.
     pub fn compact(&mut self, now: Now, fx: &mut Vec<StoreEffect>) {
         self.rewriting.compaction = Some(Compaction {
             through: self.appended(),
+            is_begun: false,
             from: 1,
             progress: CompactionProgress::default(),
             is_counted: false,
@@ -247,9 +251,23 @@ impl Store {
         };
     }
 
+    /// Whether the removals that a compaction waits for have ended; what they killed is part of it.
+    fn may_begin_compaction(&mut self) -> bool {
+        let appended = self.appended();
+        let Some(compaction) = &mut self.rewriting.compaction else { return false };
+        if !compaction.is_begun && !self.purges.has_before(compaction.through) {
+            compaction.is_begun = true;
+            compaction.through = appended;
+        }
+        compaction.is_begun
+    }
+
     /// Whether everything that the compaction is about is sealed, in the index and in nobody's
     /// memory; does what is needed for that.
     fn is_ready_to_compact(&mut self, fx: &mut Vec<StoreEffect>) -> bool {
+        if !self.may_begin_compaction() {
+            return false;
+        }
         let through = self.rewriting.wanted_through();
         if self.log.open_segment().is_some_and(|segment| segment <= through) {
             self.log.roll(fx);

@@ -20,6 +20,9 @@ pub(super) struct Space {
     log: Option<LogEffect>,
     /// The frozen generation could not be applied.
     checkpoint: bool,
+    /// What found no room is being tried again, and until it is done there is none.
+    is_log_tried: bool,
+    is_checkpoint_tried: bool,
     retry_ms: u64,
     /// The disk is beyond the high-water mark.
     is_low: bool,
@@ -27,8 +30,28 @@ pub(super) struct Space {
 
 impl Space {
     /// Whether anything waits for room.
-    fn is_waiting(&self) -> bool {
+    pub(super) fn is_waiting(&self) -> bool {
+        self.has_work() || self.is_log_tried || self.is_checkpoint_tried
+    }
+
+    /// Whether anything is to be tried again.
+    fn has_work(&self) -> bool {
         self.log.is_some() || self.checkpoint
+    }
+
+    /// The high-water mark has been passed.
+    pub(super) fn is_low(&self) -> bool {
+        self.is_low
+    }
+
+    /// Log work is done, so there is room for it.
+    pub(super) fn found_room_for_log(&mut self) {
+        self.is_log_tried = false;
+    }
+
+    /// The frozen generation has been applied.
+    pub(super) fn found_room_for_checkpoint(&mut self) {
+        self.is_checkpoint_tried = false;
     }
 
     /// Whether the frozen generation waits for room.
@@ -52,23 +75,31 @@ impl Store {
         self.stats.no_room += 1;
         self.space.retry_ms = now.monotonic_ms + RETRY_MS;
         match unwritten {
-            Unwritten::Log(effect) => self.space.log = Some(effect),
-            Unwritten::Checkpoint => self.space.checkpoint = true,
+            Unwritten::Log(effect) => {
+                self.space.log = Some(effect);
+                self.space.is_log_tried = false;
+            }
+            Unwritten::Checkpoint => {
+                self.space.checkpoint = true;
+                self.space.is_checkpoint_tried = false;
+            }
         }
     }
 
     /// Tries again what found no room.
     pub(super) fn retry_for_room(&mut self, now: Now, fx: &mut Vec<StoreEffect>) {
-        if !self.space.is_waiting() || now.monotonic_ms < self.space.retry_ms {
+        if !self.space.has_work() || now.monotonic_ms < self.space.retry_ms {
             return;
         }
         if let Some(effect) = self.space.log.take() {
+            self.space.is_log_tried = true;
             fx.push(StoreEffect::Log(effect));
         }
         // A store that closes leaves its delta to the log.
         let is_wanted = self.space.checkpoint && !self.is_closing;
         if let Some(generation) = self.frozen.clone().filter(|_| is_wanted) {
             self.space.checkpoint = false;
+            self.space.is_checkpoint_tried = true;
             fx.push(StoreEffect::Checkpoint(Checkpoint { generation }));
         }
     }
