@@ -180,6 +180,11 @@ fn lose(seed: u64) -> Loss {
         if run.draws.one_in(40) {
             run.compact();
         }
+        // Another life goes on with the log.
+        if run.draws.one_in(25) {
+            let Run { world, draws, puts, kills } = run;
+            run = Run { world: world.restart(), draws, puts, kills };
+        }
     }
     if run.draws.one_in(2) {
         run.world.close();

@@ -67,6 +67,9 @@ struct Repair {
     last_seq: Seq,
     /// How far what holds it is purged.
     purged_through: Seq,
+    /// The latest lives that wrote anything before it, and anything up to its end: the segments
+    /// after it may be of earlier ones than the last.
+    epochs: (u64, u64),
     lost: Vec<Lost>,
 }
 
@@ -88,7 +91,7 @@ pub fn accept_loss(
         layout::adopt(config.shard, index, segments)?;
     }
     let ground = Ground { layout: read_layout(index, segments)?, applied };
-    let (repairs, epoch) = ground.repairs(config, segments)?;
+    let repairs = ground.repairs(config, segments)?;
     let mut orphans = if repairs.iter().any(|repair| repair.loses_up_to(applied)) {
         orphans(config, index, segments)?
     } else {
@@ -99,7 +102,7 @@ pub fn accept_loss(
         return Err(LossError::Index(orphans.len()));
     }
     for repair in &repairs {
-        repair.write(config, index, segments, epoch, &mut orphans, &mut loss)?;
+        repair.write(config, index, segments, &mut orphans, &mut loss)?;
     }
     Ok(loss)
 }
@@ -124,9 +127,9 @@ fn replace_missing(
         let repair = Repair {
             placed: Some(placed),
             lost: vec![lost],
-            ..Repair::of_gap(first_seq, row.last_seq)
+            ..Repair::of_gap(first_seq, row.last_seq, 0)
         };
-        repair.write(config, index, segments, 0, &mut Vec::new(), loss)?;
+        repair.write(config, index, segments, &mut Vec::new(), loss)?;
     }
     Ok(())
 }
@@ -138,21 +141,21 @@ struct Ground {
 }
 
 impl Ground {
-    /// Reads the whole log and says what of it must be written anew, and the latest life that wrote
-    /// any of it.
+    /// Reads the whole log and says what of it must be written anew.
     fn repairs(
         &self,
         config: &StoreConfig,
         segments: &dyn Segments,
-    ) -> Result<(Vec<Repair>, u64), LossError> {
+    ) -> Result<Vec<Repair>, LossError> {
         let placed = &self.layout.0.placed;
         let (mut repairs, mut next, mut epoch) = (Vec::new(), 1, 0);
         for (at, one) in placed.iter().enumerate() {
             if one.first_seq > next {
-                repairs.push(Repair::of_gap(next, one.first_seq - 1));
+                repairs.push(Repair::of_gap(next, one.first_seq - 1, epoch));
             }
             let is_last = at + 1 == placed.len();
             let (salvaged, last_seq) = self.look(config, segments, one, epoch)?;
+            let before = epoch;
             epoch = salvaged.head.map_or(epoch, |head| epoch.max(head.epoch()));
             // The end of the last segment may be torn; a start cuts it off.
             let is_tear = |lost: &Lost| is_last && !one.is_rewritten() && lost.from > last_seq;
@@ -165,14 +168,14 @@ impl Ground {
             if !lost.is_empty() || salvaged.is_torn {
                 let (first_seq, last_seq) = (one.first_seq, next - 1);
                 let purged_through = self.purged_through(one.segment);
-                let placed = Some(*one);
-                repairs.push(Repair { placed, first_seq, last_seq, purged_through, lost });
+                let (placed, epochs) = (Some(*one), (before, epoch));
+                repairs.push(Repair { placed, first_seq, last_seq, purged_through, epochs, lost });
             }
         }
         if next <= self.applied {
-            repairs.push(Repair::of_gap(next, self.applied));
+            repairs.push(Repair::of_gap(next, self.applied, epoch));
         }
-        Ok((repairs, epoch))
+        Ok(repairs)
     }
 
     fn purged_through(&self, segment: Seq) -> Seq {
@@ -223,10 +226,11 @@ fn orphans(
 }
 
 impl Repair {
-    /// Of a range that no segment holds.
-    fn of_gap(from: Seq, to: Seq) -> Self {
+    /// Of a range that no segment holds, after what a life wrote.
+    fn of_gap(from: Seq, to: Seq, epoch: u64) -> Self {
         let lost = vec![Lost { offset: 0, from, to }];
-        Self { placed: None, first_seq: from, last_seq: to, purged_through: 0, lost }
+        let epochs = (epoch, epoch);
+        Self { placed: None, first_seq: from, last_seq: to, purged_through: 0, epochs, lost }
     }
 
     /// Sequences of lost records that the index had applied: each may have been a kill.
@@ -245,7 +249,6 @@ impl Repair {
         config: &StoreConfig,
         index: &dyn Index,
         segments: &dyn Segments,
-        epoch: u64,
         orphans: &mut Vec<Seq>,
         loss: &mut Loss,
     ) -> Result<(), LossError> {
@@ -268,7 +271,7 @@ impl Repair {
             last_seq: self.last_seq,
             purged_through: self.purged_through,
             bytes: &bytes,
-            epoch_min: 0,
+            epoch_min: self.epochs.0,
         };
         let salvaged = if bytes.is_empty() { Salvaged::default() } else { wreck.salvage() };
         let header = RewrittenHeader {
@@ -276,7 +279,7 @@ impl Repair {
             segment: target,
             last_seq: self.last_seq,
             purged_through: applied,
-            epoch,
+            epoch: self.epochs.1,
         };
         let mut places = self.places(index, applied)?;
         let mut records = self.kept(&wreck, &salvaged, applied, &mut places);
