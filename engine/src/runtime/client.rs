@@ -66,28 +66,39 @@ enum Stream {
 
 impl Read for Stream {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        match self {
+        uninterrupted(|| match self {
             Self::Plain(stream) => stream.read(bytes),
             Self::Tls(stream) => stream.read(bytes),
             Self::Local(stream) => stream.read(bytes),
-        }
+        })
     }
 }
 
 impl Write for Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
+        uninterrupted(|| match self {
             Self::Plain(stream) => stream.write(bytes),
             Self::Tls(stream) => stream.write(bytes),
             Self::Local(stream) => stream.write(bytes),
-        }
+        })
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match self {
+        uninterrupted(|| match self {
             Self::Plain(stream) => stream.flush(),
             Self::Tls(stream) => stream.flush(),
             Self::Local(stream) => stream.flush(),
+        })
+    }
+}
+
+/// Repeats what was interrupted: a socket with a time-out is not restarted by the system, and a ring
+/// of this process, or a signal, may interrupt it at any time.
+fn uninterrupted<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match attempt() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result,
         }
     }
 }
@@ -261,7 +272,7 @@ fn tls(host: &str, tcp: TcpStream) -> io::Result<StreamOwned<ClientConnection, T
         tcp,
     );
     while stream.conn.is_handshaking() {
-        stream.conn.complete_io(&mut stream.sock)?;
+        uninterrupted(|| stream.conn.complete_io(&mut stream.sock))?;
     }
     Ok(stream)
 }

@@ -13,6 +13,7 @@ use crate::admin;
 use crate::runtime::client::{Client, wait};
 use crate::runtime::clock;
 use crate::runtime::signals::{self, Asked};
+use crate::runtime::uplink::Gone;
 use crate::runtime::wake::Wake;
 use anyhow::{Context, anyhow};
 use bridge::{Bridge, BridgeError, Next};
@@ -36,6 +37,8 @@ const BACKLOG_MAX: usize = 20_000;
 const ROUNDS_MAX: u64 = 1_000_000;
 /// Times in a row that a session is begun anew.
 const REOPENED_MAX: u32 = 10;
+/// Times that the connection to the other relay is made again.
+const RECONNECTED_MAX: u32 = 32;
 /// How long the relay on this machine may take to answer: a set that nobody keeps sums of is read.
 const HERE_TIMEOUT_MS: u64 = 600_000;
 /// How long outcomes are waited for after the wish to end.
@@ -164,6 +167,7 @@ pub(super) fn run(global: &Global, command: &Sync) -> Outcome {
         heard_here_ms: now_ms,
         heard_there_ms: now_ms,
         notice: String::new(),
+        reconnected: 0,
         frame_bytes: command.frame_size_limit as usize,
         prints_missing: command.print_missing,
         bar: spinner(),
@@ -260,6 +264,8 @@ struct Session<'a> {
     heard_there_ms: u64,
     /// What the relay elsewhere said last in words.
     notice: String,
+    /// Times that the connection to it was made again.
+    reconnected: u32,
     frame_bytes: usize,
     prints_missing: bool,
     bar: ProgressBar,
@@ -377,6 +383,10 @@ impl Session<'_> {
 
     /// Sends a message of a session and waits for what comes back; events go on meanwhile.
     fn ask(&mut self, end: End, text: String) -> Result<Answer, Failure> {
+        match end {
+            End::Here => self.answer_here = None,
+            End::There => self.answer_there = None,
+        }
         self.send(end, text)?;
         let asked_ms = clock::now().monotonic_ms;
         loop {
@@ -426,8 +436,24 @@ impl Session<'_> {
     fn send(&mut self, end: End, text: String) -> Outcome {
         match end {
             End::Here => self.here.send(text).map_err(|gone| here_gone(&gone.0)),
-            End::There => self.there.send(text).map_err(|gone| self.failed(gone.0)),
+            End::There => match self.there.send(text) {
+                Ok(()) => Ok(()),
+                Err(gone) => self.reconnect(&gone),
+            },
         }
+    }
+
+    /// The relay elsewhere hung up. What had no answer is begun again; a session, too.
+    fn reconnect(&mut self, gone: &Gone) -> Outcome {
+        self.reconnected += 1;
+        if self.reconnected > RECONNECTED_MAX || self.asked.to_end() {
+            return Err(self.failed(&gone.0));
+        }
+        self.there = self.address.connect(self.asked)?;
+        self.heard_there_ms = clock::now().monotonic_ms;
+        self.transfer.reconnected();
+        self.answer_there = Some(Answer::Ended(format!("closed: {}", gone.0), None));
+        Ok(())
     }
 
     /// Sends, waits for messages of either end and takes them.
@@ -460,15 +486,20 @@ impl Session<'_> {
     }
 
     fn step(&mut self, wait_ms: u64) -> Outcome {
+        let connection = self.reconnected;
         for send in self.transfer.go_on(clock::now().monotonic_ms) {
             match send {
                 Send::Here(text) => self.send(End::Here, text)?,
-                Send::There(text) => self.send(End::There, text)?,
+                // What is lost with a connection is asked and sent again anyway.
+                Send::There(text) if connection == self.reconnected => {
+                    self.send(End::There, text)?
+                }
+                Send::There(_) => {}
             }
         }
         match wait([&mut *self.here, &mut self.there], wait_ms) {
             Err((0, gone)) => return Err(here_gone(&gone.0)),
-            Err((_, gone)) => return Err(self.failed(gone.0)),
+            Err((_, gone)) => self.reconnect(&gone)?,
             Ok(()) => {}
         }
         while let Some(text) = self.here.next().map_err(|gone| here_gone(&gone.0))? {
@@ -478,7 +509,7 @@ impl Session<'_> {
             match self.there.next() {
                 Ok(Some(text)) => self.from_there(&text)?,
                 Ok(None) => break,
-                Err(gone) => return Err(self.failed(gone.0)),
+                Err(gone) => self.reconnect(&gone)?,
             }
         }
         Ok(())

@@ -20,6 +20,8 @@ const IMPORTS_MAX: usize = 512;
 const UPLOADS_MAX: usize = 64;
 /// Events that wait to be sent.
 const QUEUE_MAX: usize = 256;
+/// Bytes of a message that no relay hangs up for.
+const HARMLESS_BYTES: usize = 32 << 10;
 /// Reasons that are counted apart; a peer writes them.
 const REASONS_MAX: usize = 32;
 /// First and longest pause after `rate-limited:`, and how many in a row are borne.
@@ -205,6 +207,24 @@ impl Transfer {
     pub(super) fn waits_for_here(&self, now_ms: u64) -> bool {
         (!self.lookups.is_empty() || !self.importing.is_empty())
             && now_ms >= self.pause_here.until_ms
+    }
+
+    /// The connection to the relay elsewhere is a new one: what had no answer on the old one is asked
+    /// and sent again, but not the longest event if it is long, because relays hang up on what is
+    /// too long for them.
+    pub(super) fn reconnected(&mut self) {
+        for ids in std::mem::take(&mut self.requests).into_values() {
+            self.wanted.extend(ids);
+        }
+        let mut uploading = std::mem::take(&mut self.uploading);
+        let longest = uploading.iter().max_by_key(|(_, message)| message.len());
+        if let Some((id, _)) = longest.filter(|(_, message)| message.len() > HARMLESS_BYTES) {
+            let id = *id;
+            uploading.remove(&id);
+            count(&mut self.tally.refused_there, "too long for it: it hung up");
+        }
+        uploading.into_iter().for_each(|sent| self.uploads.push_front(sent));
+        self.pause_there = Pause::default();
     }
 
     /// No more is begun than what was read already: the command is to end.
