@@ -307,17 +307,17 @@ impl Streaming {
                 0 => Lost::Here(gone),
                 _ => Lost::There(gone.0),
             })?;
-            while let Some(text) = here.next().map_err(Lost::Here)? {
-                self.from_here(&text);
+            while let Some(text) = here.read().map_err(Lost::Here)? {
+                self.take_here(&text);
             }
-            while let Some(text) = there.next().map_err(lost)? {
+            while let Some(text) = there.read().map_err(lost)? {
                 if let Heard::Auth(challenge) = hear(&text)
                     && let Some(answer) = address.answer(&challenge)
                 {
                     there.send(answer).map_err(lost)?;
                     continue;
                 }
-                self.from_there(&text).map_err(Lost::There)?;
+                self.take_there(&text).map_err(Lost::There)?;
             }
         }
     }
@@ -328,8 +328,8 @@ impl Streaming {
         while clock::now().monotonic_ms < until_ms && !asked.to_end() {
             self.for_here.send_to(here)?;
             wait([&mut *here], TURN_MS.min(pause_ms)).map_err(|(_, gone)| gone)?;
-            while let Some(text) = here.next()? {
-                self.from_here(&text);
+            while let Some(text) = here.read()? {
+                self.take_here(&text);
             }
             self.tally.dropped += self.for_there.waiting.len() as u64;
             self.for_there.waiting.clear();
@@ -337,7 +337,7 @@ impl Streaming {
         Ok(())
     }
 
-    fn from_here(&mut self, text: &str) {
+    fn take_here(&mut self, text: &str) {
         match hear(text) {
             Heard::Event(_, json) if self.up => {
                 if let Some(id) = self.fresh(json, true) {
@@ -355,7 +355,7 @@ impl Streaming {
         }
     }
 
-    fn from_there(&mut self, text: &str) -> Result<(), String> {
+    fn take_there(&mut self, text: &str) -> Result<(), String> {
         match hear(text) {
             Heard::Event(_, json) if self.down => {
                 if let Some(id) = self.fresh(json, false) {

@@ -182,7 +182,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Gone`] when there will be none.
-    pub fn next(&mut self) -> Result<Option<String>, Gone> {
+    pub fn read(&mut self) -> Result<Option<String>, Gone> {
         loop {
             match unless_waiting(self.socket.read())? {
                 None => return Ok(None),

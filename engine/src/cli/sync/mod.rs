@@ -502,12 +502,12 @@ impl Session<'_> {
             Err((_, gone)) => self.reconnect(&gone)?,
             Ok(()) => {}
         }
-        while let Some(text) = self.here.next().map_err(|gone| here_gone(&gone.0))? {
-            self.from_here(&text)?;
+        while let Some(text) = self.here.read().map_err(|gone| here_gone(&gone.0))? {
+            self.take_here(&text)?;
         }
         loop {
-            match self.there.next() {
-                Ok(Some(text)) => self.from_there(&text)?,
+            match self.there.read() {
+                Ok(Some(text)) => self.take_there(&text)?,
                 Ok(None) => break,
                 Err(gone) => self.reconnect(&gone)?,
             }
@@ -528,7 +528,7 @@ impl Session<'_> {
         )))
     }
 
-    fn from_here(&mut self, text: &str) -> Outcome {
+    fn take_here(&mut self, text: &str) -> Outcome {
         let now_ms = clock::now().monotonic_ms;
         self.heard_here_ms = now_ms;
         let taken = match hear(text) {
@@ -555,7 +555,7 @@ impl Session<'_> {
         taken.map_err(|error| Failure::Failed(error.into()))
     }
 
-    fn from_there(&mut self, text: &str) -> Outcome {
+    fn take_there(&mut self, text: &str) -> Outcome {
         let now_ms = clock::now().monotonic_ms;
         self.heard_there_ms = now_ms;
         let taken = match hear(text) {

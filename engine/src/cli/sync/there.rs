@@ -90,7 +90,7 @@ impl Address<'_> {
         let began_ms = clock::now().monotonic_ms;
         let mut sent = None;
         while !asked.to_end() {
-            while let Some(text) = client.next().map_err(gone)? {
+            while let Some(text) = client.read().map_err(gone)? {
                 match hear(&text) {
                     Heard::Auth(challenge) => {
                         let (id, answer) = key.answer(self.url, &challenge, clock::now().unix_s);

@@ -193,8 +193,9 @@ impl Transfer {
 
     /// Whether events are under way to either end, or asked for.
     pub(super) fn has_events_under_way(&self) -> bool {
-        !(self.requests.is_empty() && self.importing.is_empty() && self.uploading.is_empty())
-            || !(self.imports.is_empty() && self.uploads.is_empty())
+        let sent = [self.importing.len(), self.uploading.len(), self.requests.len()];
+        let waiting = [self.imports.len(), self.uploads.len()];
+        sent.iter().chain(&waiting).any(|count| *count > 0)
     }
 
     /// Whether an answer of the relay elsewhere is due.

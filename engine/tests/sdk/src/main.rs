@@ -1,6 +1,8 @@
 //! nostr-sdk, unmodified, against a relay: publish, query, live, AUTH, COUNT, delete, replace,
 //! private kinds. Ends with status 0 only if every step held.
 
+mod sync;
+
 use anyhow::{Context, Result, bail, ensure};
 use nostr_sdk::prelude::*;
 use std::collections::BTreeSet;
@@ -219,6 +221,12 @@ impl Steps {
 #[tokio::main]
 async fn main() -> Result<()> {
     let url = std::env::var("RELAY_URL").context("RELAY_URL names the relay")?;
+    match std::env::args().nth(1).as_deref() {
+        None => {}
+        Some("sync") => return sync::client(&url).await,
+        Some("relay") => return sync::relay(&url).await,
+        Some(other) => bail!("no steps are called {other}"),
+    }
     let anyone = Connection::open(&url, None).await?;
     let people = (0..24).map(|_| Keys::generate()).collect();
     let mut steps = Steps { url, anyone, people, notes: Vec::new() };
