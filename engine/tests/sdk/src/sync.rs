@@ -110,7 +110,10 @@ pub async fn relay(url: &str) -> Result<()> {
     for event in &world.elsewhere {
         database.save_event(event).await?;
     }
-    let relay = LocalRelay::new(RelayBuilder::default().database(database.clone()));
+    let builder = RelayBuilder::default().database(database.clone());
+    // Its usual sixty a minute would be waited for.
+    let rates = RateLimit { max_reqs: 10_000, notes_per_minute: 1_000_000 };
+    let relay = LocalRelay::new(builder.rate_limit(rates));
     relay.run().await?;
     println!("listening {}", relay.url().await);
     let mut line = String::new();
@@ -120,6 +123,7 @@ pub async fn relay(url: &str) -> Result<()> {
     let check = Client::default();
     check.add_relay(url).await?;
     check.connect().await;
+    check.wait_for_connection(std::time::Duration::from_secs(60)).await;
     let mut at_relay = BTreeSet::new();
     for batch in world.public.iter().copied().collect::<Vec<_>>().chunks(100) {
         let filter = Filter::new().ids(batch.iter().copied());
