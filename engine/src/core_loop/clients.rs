@@ -16,6 +16,9 @@ use shards::{Home, HomeEffects, HomeInput, Reply};
 use std::net::IpAddr;
 use std::rc::Rc;
 
+/// Live events that a reader gets in one turn before it is given the time to take them: a fraction
+/// of what makes a reader slow.
+const BURST_BYTES_MAX: usize = 64 * 1024;
 /// Requests whose duration is being measured, per core; more go unmeasured.
 const MEASURED_MAX: usize = 16 * 1024;
 /// Requests of clients that left before the answer are forgotten after this long.
@@ -38,6 +41,8 @@ struct Entry {
     /// The home gives it no stored rows until its outbox is low again.
     is_paused: bool,
     is_dirty: bool,
+    /// Bytes of live events since its output was last handed to the reactor.
+    burst_bytes: usize,
     /// The earliest deadline in the timers.
     armed_ms: u64,
 }
@@ -56,6 +61,7 @@ pub(super) struct Clients {
     pub(super) scrapers: Vec<SocketId>,
     timers: Timers,
     dirty: Vec<SocketId>,
+    is_behind: bool,
     pauses: Vec<(SocketId, bool)>,
     unparked: Vec<SocketId>,
     events_since_us: SeededMap<(u32, EventId), u64>,
@@ -92,6 +98,7 @@ impl Clients {
             scrapers: Vec::new(),
             timers: Timers::default(),
             dirty: Vec::new(),
+            is_behind: false,
             pauses: Vec::new(),
             unparked: Vec::new(),
             events_since_us: SeededMap::with_hasher(seed),
@@ -109,12 +116,13 @@ impl Clients {
 
     /// Whether a turn would get anything done.
     pub(super) fn has_work(&self) -> bool {
-        !(self.dirty.is_empty()
-            && self.unparked.is_empty()
-            && self.pauses.is_empty()
-            && self.effects.replies.is_empty()
-            && self.effects.to_shard.is_empty()
-            && self.effects.door.is_empty())
+        self.is_behind
+            || !(self.dirty.is_empty()
+                && self.unparked.is_empty()
+                && self.pauses.is_empty()
+                && self.effects.replies.is_empty()
+                && self.effects.to_shard.is_empty()
+                && self.effects.door.is_empty())
     }
 
     fn entry(&mut self, socket: SocketId) -> Option<&mut Entry> {
@@ -173,6 +181,7 @@ impl Clients {
             has_ended: false,
             is_paused: false,
             is_dirty: false,
+            burst_bytes: 0,
             armed_ms: u64::MAX,
         });
         self.warn_of_crowds(now);
@@ -336,16 +345,32 @@ impl Clients {
         }
     }
 
-    /// Writes the home's replies into outboxes.
+    /// Writes the home's replies into outboxes, until a reader has got so many live events that it
+    /// must be let read: events that come faster than the turns of this core would make everybody
+    /// look slow. What is left comes first in the next turn; see [`Clients::is_behind`].
     pub(super) fn deliver(&mut self, now: Now) {
+        self.is_behind = false;
         let mut replies = std::mem::take(&mut self.effects.replies);
+        let mut waiting = Vec::new();
         for reply in replies.drain(..) {
-            self.reply(now, reply);
+            match self.is_behind {
+                true => waiting.push(reply),
+                false => self.reply(now, reply),
+            }
         }
         // A step caused by a reply may have added some; the vector keeps its memory otherwise.
-        if self.effects.replies.is_empty() {
+        if !waiting.is_empty() {
+            waiting.append(&mut self.effects.replies);
+            self.effects.replies = waiting;
+        } else if self.effects.replies.is_empty() {
             self.effects.replies = replies;
         }
+    }
+
+    /// Whether live events wait because readers were not asked to take what they have got: no more
+    /// is to be taken from the shards meanwhile.
+    pub(super) fn is_behind(&self) -> bool {
+        self.is_behind
     }
 
     fn reply(&mut self, now: Now, reply: Reply) {
@@ -441,6 +466,9 @@ impl Clients {
             let pushed = self.with_conn(client, |conn, net| conn.deliver(&sub, &json, net));
             if pushed == Some(Pushed::OverSoft) {
                 self.home.step(now, HomeInput::SlowReader(client, sub), &mut self.effects);
+            } else if let Some(entry) = self.entry(socket_of(client)) {
+                entry.burst_bytes += json.len();
+                self.is_behind |= entry.burst_bytes >= BURST_BYTES_MAX;
             }
         }
         self.json = json;
@@ -537,6 +565,7 @@ impl Clients {
         for socket in std::mem::take(&mut self.dirty) {
             let Some(mut entry) = self.take(socket) else { continue };
             entry.is_dirty = false;
+            entry.burst_bytes = 0;
             self.write_out(now, &mut entry, reactor);
             self.settle(now, entry, reactor);
         }

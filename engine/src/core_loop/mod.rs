@@ -274,19 +274,25 @@ impl Core {
 
     /// Lets home and shards step until they are quiet, or the turn has done enough.
     fn settle(&mut self, now: Now) -> io::Result<()> {
+        if self.clients.is_behind() {
+            self.clients.deliver(now);
+        }
         self.take_verdicts(now);
         self.exchange(now)?;
         self.owners.turn(now);
         let home = &self.clients.home;
-        if home.has_work() || now.monotonic_ms >= home.deadline_ms() {
+        let is_due = home.has_work() && !self.clients.is_behind();
+        if is_due || now.monotonic_ms >= home.deadline_ms() {
             self.clients.home.step(now, HomeInput::Turn, &mut self.clients.effects);
         }
         self.exchange(now)?;
         for _ in 0..4 {
-            self.clients.deliver(now);
+            if !self.clients.is_behind() {
+                self.clients.deliver(now);
+            }
             let more = self.clients.unpark(now);
             self.exchange(now)?;
-            if !more && self.clients.effects.replies.is_empty() {
+            if self.clients.is_behind() || (!more && self.clients.effects.replies.is_empty()) {
                 break;
             }
         }
@@ -318,6 +324,10 @@ impl Core {
                 self.policy.ask_read(question);
             }
             self.owners.perform(now, &mut self.reactor, (&mut self.post, &mut self.policy))?;
+            // While readers have to catch up, the rings hold what comes: they have bounds.
+            if self.clients.is_behind() {
+                break;
+            }
             match self.post.take() {
                 None => break,
                 Some(Envelope::Shard { from, to, message }) => {

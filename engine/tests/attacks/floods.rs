@@ -1,11 +1,13 @@
 //! Attacks with messages: too many, too expensive, the same again, false.
 
 use crate::common::client::id_of;
-use crate::common::{RelayOptions, Runtime, Setup, draft, now_s};
+use crate::common::{PATIENCE, RelayOptions, Runtime, Setup, draft, now_s};
 use crate::metric;
+use crate::swarm::{Member, Swarm, text_frame};
 use bench::{Draft, Signer};
 use serde_json::json;
 use std::collections::BTreeSet;
+use std::io::Write;
 
 fn options(runtime: Runtime, config: &str) -> Option<RelayOptions> {
     let setup = Setup::new(runtime, 2);
@@ -48,6 +50,38 @@ fn expensive_searches(runtime: Runtime) {
             }
         }
     }
+}
+
+/// Hundreds of large events that become durable together are no reason to take those who read for
+/// slow: they get all of them.
+fn bursts_are_no_slow_reading(runtime: Runtime) {
+    let Some(options) = options(runtime, "") else { return };
+    let relay = options.start();
+    let mut swarm = Swarm::new();
+    for _ in 0..100 {
+        let mut member = Member::connect(relay.address, None);
+        member.say(r#"["REQ","s",{"kinds":[1],"limit":0}]"#);
+        swarm.add(member);
+    }
+    assert!(swarm.until(PATIENCE, |members| members.iter().all(|member| member.eoses == 1)));
+    // One author, hence one shard; sent at once, hence few batches.
+    let signer = Signer::from_seed(1);
+    let content = "x".repeat(8_000);
+    let burst: Vec<u8> = (0..250)
+        .flat_map(|index: u32| {
+            let event = signer.sign(&draft(1).content(&format!("{index}{content}")));
+            text_frame(&json!(["EVENT", crate::common::client::event_value(&event)]).to_string())
+        })
+        .collect();
+    let mut publisher = Member::connect(relay.address, None);
+    publisher.stream.write_all(&burst).unwrap();
+    let all = |members: &[Member]| members.iter().all(|member| member.events == 250);
+    assert!(
+        swarm.until(PATIENCE, all),
+        "{:?}",
+        swarm.members.iter().map(|m| (m.events, m.closeds)).collect::<Vec<_>>()
+    );
+    assert_eq!(metric(&relay, "refused_total", "slow_reader"), 0);
 }
 
 /// Each bad signature is checked once and counted, and the twenty-first in a minute ends the
@@ -158,6 +192,7 @@ macro_rules! on_both {
 }
 
 on_both!(
+    bursts_are_no_slow_reading,
     expensive_searches,
     bad_signatures,
     duplicates_and_stale_versions,
