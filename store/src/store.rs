@@ -68,6 +68,8 @@ pub struct Store {
     retired: VecDeque<Retired>,
     /// Held by every read that is issued until the next checkpoint completes.
     pin: Pin,
+    /// Of the bodies handed on last: whoever asked for them asks now what has become of their rows.
+    handed_on: Option<Pin>,
     sketch: Sketch,
     hot: hot::Hot,
     reads: SeededMap<Token, Read>,
@@ -131,6 +133,7 @@ impl Store {
             open_since_ms: (!open.is_empty()).then_some(now.monotonic_ms),
             frozen: None,
             retired: VecDeque::new(),
+            handed_on: None,
             pin: Pin::default(),
             sketch,
             hot: hot::Hot::new(config.hot_bytes_max),
@@ -322,6 +325,7 @@ impl Store {
     /// Sends the open batch to the log if none is in flight; what arrives meanwhile follows by
     /// itself.
     pub fn flush(&mut self, now: Now, fx: &mut Vec<StoreEffect>) {
+        self.handed_on = None;
         self.log.flush(fx);
         self.advance(now, fx);
     }
@@ -390,7 +394,8 @@ impl Store {
 
     // --- time and the world -----------------------------------------------------------------------
 
-    /// Takes one answer of the world.
+    /// Takes one answer of the world. What is in `out` has to be looked at before anything else is
+    /// asked of the store: until then memory knows what has become of it.
     pub fn step(
         &mut self,
         now: Now,
@@ -398,6 +403,7 @@ impl Store {
         fx: &mut Vec<StoreEffect>,
         out: &mut Vec<StoreOutput>,
     ) {
+        self.handed_on = None;
         match input {
             StoreInput::SegmentCreated { segment } => {
                 self.space.found_room_for_log();
@@ -433,7 +439,7 @@ impl Store {
                 Some(Read::Fetch { pin }) => {
                     let answer = bodies.map(|bodies| StoreOutput::Fetched { token, bodies });
                     self.answer(token, answer, out);
-                    drop(pin);
+                    self.handed_on = Some(pin);
                 }
                 _ => return,
             },
@@ -543,6 +549,7 @@ impl Store {
 
     /// Starts what time has made due: a checkpoint by age, the removal of expired events.
     pub fn tick(&mut self, now: Now, fx: &mut Vec<StoreEffect>) {
+        self.handed_on = None;
         let is_due = now.monotonic_ms >= self.expiry.next_ms;
         if is_due && !self.expiry.is_asked && self.may_remove() {
             self.expiry.is_asked = true;
@@ -564,6 +571,7 @@ impl Store {
     /// Begins the end: no more writes, a last checkpoint, the open segment sealed. Feed and tick
     /// the store until [`Store::is_closed`].
     pub fn shutdown(&mut self, now: Now, fx: &mut Vec<StoreEffect>) {
+        self.handed_on = None;
         self.is_closing = true;
         self.log.flush(fx);
         self.advance(now, fx);

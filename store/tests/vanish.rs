@@ -296,3 +296,39 @@ fn on_disk_it_is_the_same() {
     }
     assert!(world.index.purges().unwrap().is_empty());
 }
+
+/// A page is read before the request and its bodies come after the removal has ended and is in the
+/// index: they are hidden all the same.
+#[test]
+fn bodies_that_come_after_the_end_of_the_removal_are_hidden() {
+    let mut world = world(StoreConfig { checkpoint_events: 2, hot_bytes_max: 0, ..config() });
+    let gone = Draft::new(1, 1, 10).pack();
+    let stays = Draft::new(2, 1, 11).pack();
+    for event in [&gone, &stays] {
+        world.put(event);
+        world.commit();
+    }
+    let streams = store::plan::union(&[Filter::default()], &common::SECRET);
+    let request_rows = store::ScanRequest { streams, after: None, rows_max: 10 };
+    let (rows, _) = world.page(request_rows, world.store.durable());
+    let mut fx = Vec::new();
+    world.store.fetch(&rows, &mut fx);
+    let late = store::seam::perform(&world.index, &world.segments, fx.remove(0));
+    submit(&mut world, &request(1, 1_000)).unwrap();
+    world.commit();
+    for number in 0..4 {
+        world.put(&Draft::new(3, 1, 12).content(number).pack());
+        world.commit();
+    }
+    assert!(!world.store.is_purging() && world.store.stats().vanished == 1);
+    assert!(world.store.stats().applied > rows[1].seq + 2, "the removal is in the index");
+    let mut fx = Vec::new();
+    world.store.step(world.now, late, &mut fx, &mut world.outputs);
+    let Some(StoreOutput::Fetched { bodies, .. }) = world.outputs.pop() else {
+        panic!("no bodies")
+    };
+    for (row, body) in rows.iter().zip(bodies) {
+        let body = body.unwrap();
+        assert_eq!(world.store.hides(row.seq, &body.view()), body == gone);
+    }
+}

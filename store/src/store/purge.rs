@@ -40,7 +40,12 @@ impl Store {
     /// durable request to vanish covers it, and its removal has not come to it. To be asked for
     /// every event that is about to be served or counted.
     pub fn hides(&self, seq: Seq, event: &EventRef<'_>) -> bool {
+        // The removal may have ended between the page with the row and the body.
+        let is_removed = |generation: &Generation| {
+            generation.death(seq).is_some_and(|death| death.why == KillCause::Vanished)
+        };
         self.purges.covers(seq, event, true)
+            || (self.stats.vanished > 0 && self.generations().any(is_removed))
     }
 
     /// Whether an appended request to vanish covers the event stored as `seq`: it will be hidden
