@@ -214,7 +214,7 @@ fn loading_corrects_sums_adds_buckets_and_empties_others() {
 #[test]
 fn sums_that_do_not_ascend_or_count_nothing_are_left_out() {
     let [one, two] = [1, 2].map(|byte| [EventId([byte; 32])].iter().collect());
-    let sums = [(5, one), (5, two), (4, two), (6, Default::default()), (1 << 20, two), (7, two)];
+    let sums = [(5, one), (5, two), (4, two), (6, Default::default()), (7, two), (1 << 20, two)];
     let set = BucketedItems::new(sums);
     assert_eq!(set.len(), 2);
     assert_eq!(set.sum(1..2), two);

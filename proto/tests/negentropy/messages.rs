@@ -129,6 +129,14 @@ fn ranges_that_are_skipped_need_no_items() {
     assert_eq!(spans[0].until - spans[0].since, 4_095);
 }
 
+#[test]
+fn an_id_that_is_listed_twice_is_needed_once() {
+    let id = EventId([7; 32]);
+    let message = [&[0x61, 0, 0, 2, 2][..], &id.0, &id.0].concat();
+    let step = Initiator::new(SortedItems::new(vec![]), 4_096).step(&message).unwrap();
+    assert_eq!((step.have, step.need, step.message), (vec![], vec![id], None));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
 
