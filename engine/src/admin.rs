@@ -115,7 +115,12 @@ fn result(
         }
         Request::Compact => {
             let (rewritten, bytes) = ops.compact(&mut |done, total| tell(out, done, total))?;
-            return Ok(json!({ "segments_written": rewritten, "log_bytes_reclaimed": bytes }));
+            // The same keys as without a relay, which compacts the index, too.
+            return Ok(json!({
+                "segments_written": rewritten,
+                "log_bytes_reclaimed": bytes,
+                "index_bytes_reclaimed": 0,
+            }));
         }
         Request::Scrub { signatures } => return scrub(*signatures, ops, process, out),
         _ => {}

@@ -249,13 +249,12 @@ impl Ops<'_> {
         };
         let before = sums(&self.stats()?);
         self.shards.ask(Question::Compact);
+        let mut seen = Vec::new();
         loop {
             let shards = self.stats()?;
-            let under_way = shards.iter().filter_map(|shard| shard.compaction);
-            let (done, total) =
-                under_way.clone().fold((0, 0), |sum, one| (sum.0 + one.done, sum.1 + one.total));
+            let (done, total) = compacted(&mut seen, &shards);
             progress(done, total)?;
-            if under_way.count() == 0 {
+            if shards.iter().all(|shard| shard.compaction.is_none()) {
                 let after = sums(&shards);
                 return Ok((after.0 - before.0, after.1.saturating_sub(before.1)));
             }
@@ -263,6 +262,19 @@ impl Ops<'_> {
             self.shards.answers(WAIT_MS);
         }
     }
+}
+
+/// How many of how many segments are done. A shard that has ended says nothing any more and counts
+/// with what it said last, in `seen`; one that finds more to do than it knew has that many.
+fn compacted(seen: &mut Vec<(u64, u64)>, shards: &[ShardStats]) -> (u64, u64) {
+    seen.resize(shards.len(), (0, 0));
+    for (seen, shard) in seen.iter_mut().zip(shards) {
+        *seen = match shard.compaction {
+            Some(now) => (now.done, now.total.max(now.done)),
+            None => (seen.1, seen.1),
+        };
+    }
+    seen.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
 }
 
 /// The ids of a filter that names nothing else.
@@ -285,6 +297,19 @@ fn within(filters: &[Filter], since: u64, until: u64) -> Vec<Filter> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use store::store::CompactionProgress;
+
+    #[test]
+    fn a_compaction_never_says_that_more_is_done_than_there_is() {
+        let shard = |progress: Option<(u64, u64)>| ShardStats {
+            compaction: progress.map(|(done, total)| CompactionProgress { done, total }),
+            ..ShardStats::default()
+        };
+        let mut seen = Vec::new();
+        assert_eq!(compacted(&mut seen, &[shard(Some((0, 2))), shard(Some((0, 0)))]), (0, 2));
+        assert_eq!(compacted(&mut seen, &[shard(Some((1, 2))), shard(Some((3, 1)))]), (4, 5));
+        assert_eq!(compacted(&mut seen, &[shard(None), shard(None)]), (5, 5));
+    }
 
     #[test]
     fn windows_narrow_and_drop_filters() {

@@ -1,6 +1,6 @@
 //! A request of the operator, run inside the relay that holds the store, or over the store itself.
 
-use super::offline::{choose_runtime, open_cluster, open_directory};
+use super::offline::{choose_runtime, no_answer, open_cluster, open_directory};
 use super::{ADMIN_SOCKET, Failure, Outcome};
 use crate::admin::{self, Process, Request};
 use crate::config::Config;
@@ -43,13 +43,8 @@ pub(super) fn ask(
     if let Some(pid) = holder {
         let socket = path.join(ADMIN_SOCKET);
         let line = serde_json::to_string(request)?;
-        let reader = local::ask(&socket, &line).map_err(|error| {
-            Failure::Held(anyhow!(
-                "{} is held by process {pid}, which does not answer at {}: {error}",
-                path.display(),
-                socket.display()
-            ))
-        })?;
+        let reader =
+            local::ask(&socket, &line).map_err(|error| no_answer(&path, &pid, &socket, &error))?;
         answer.all_lines(reader)?;
     } else {
         offline(config, request, &mut answer)?;

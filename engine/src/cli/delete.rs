@@ -15,28 +15,30 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 const HELP: &str = "\
-At least one of --filter and --age is needed: an empty command deletes nothing. --dry-run says how
-many events there are, and should come first.
+At least one of --filter and --age is needed: an empty command deletes nothing.
+--dry-run says how many events there are, and should come first.
 
-What is deleted is gone for readers at once, and for good: OK to the last event of a portion means
-that its end is on disk. Nothing keeps a deleted event from coming back when somebody sends it again,
-unless --ban-ids is given: then its id is refused for ever (`blocked: this event is banned by this
-relay's operator`). With --ban-ids and a filter that names only ids, ids that are not here are banned,
-too.
+What is deleted is gone for readers at once, and for good: OK to the last event
+of a portion means that its end is on disk. Nothing keeps a deleted event from
+coming back when somebody sends it again, unless --ban-ids is given: then its
+id is refused for ever (`blocked: this event is banned by this relay's
+operator`). With --ban-ids and a filter that names only ids, ids that are not
+here are banned, too.
 
-The bytes stay in the log until its segments are rewritten, which the relay does within
-store.erase_after_h, and `turnpike compact` at once.
+The bytes stay in the log until its segments are rewritten, which the relay
+does within store.erase_after_h, and `turnpike compact` at once.
 
-Works while the relay runs (it then asks it) and while it does not. Events go a few thousand at a
-time. Interrupted (Ctrl-C, kill, power), what was deleted stays deleted; run it again for the rest.
+Works while the relay runs (it then asks it) and while it does not. Events go a
+few thousand at a time. Interrupted (Ctrl-C, kill, power), what was deleted
+stays deleted; run it again for the rest.
 
 Examples:
   turnpike delete --age 90d --dry-run
   turnpike delete --age 90d --filter '{\"kinds\":[7]}'
   turnpike delete --filter '{\"authors\":[\"<64 hex digits>\"]}' --ban-ids
 
-Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage, 3 the relay that holds the store does not
-answer.";
+Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage, 3 the relay that
+holds the store does not answer.";
 
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
@@ -124,9 +126,11 @@ pub(super) fn run(global: &Global, command: &Delete) -> Outcome {
     if command.json {
         writeln!(out, "{result}")?;
     } else if command.dry_run {
-        writeln!(out, "{} events match; none was deleted", result["matched"])?;
+        writeln!(out, "{} matching, none deleted (--dry-run)", result["matched"])?;
     } else {
-        writeln!(out, "{} events matched, {} deleted", result["matched"], result["removed"])?;
+        let banned = if command.ban_ids { "; their ids are refused from now on" } else { "" };
+        let (matched, removed) = (&result["matched"], &result["removed"]);
+        writeln!(out, "{matched} matching, {removed} deleted{banned}")?;
     }
     Ok(())
 }

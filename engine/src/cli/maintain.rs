@@ -23,86 +23,99 @@ use store::offline::{self, OfflineError};
 use store::scrub::{CheckSignature, Finding};
 
 const COMPACT_HELP: &str = "\
-What it does: events that were deleted, replaced, vanished or expired leave their bytes in the log
-until its segments are written anew without them. The relay does that by itself: when a third of a
-segment is dead, and at the latest store.erase_after_h after a deletion. This does it now, for every
-segment with anything dead in it, and then writes the index anew without its free pages.
+What it does: events that were deleted, replaced, vanished or expired leave
+their bytes in the log until its segments are written anew without them. The
+relay does that by itself: when a third of a segment is dead, and at the latest
+store.erase_after_h after a deletion. This does it now, for every segment with
+anything dead in it, and then writes the index anew without its free pages.
 
-When you need it: after a large `turnpike delete`, or when bytes have to be gone today.
+When you need it: after a large `turnpike delete`, or when bytes have to be
+gone today.
 
-While the relay runs it is asked to do the log's part, and serves meanwhile; the index is only
-written anew while no relay runs, because everybody would have to wait.
+While the relay runs it is asked to do the log's part, and serves meanwhile;
+the index is only written anew while no relay runs, because everybody would
+have to wait.
 
-Cost: reads the segments concerned and writes what is left of them. Disk: one segment more than now
-(store.segment_mib for each shard), and for the index as much again as it will have.
+Cost: reads the segments concerned and writes what is left of them. Disk: one
+segment more than now (store.segment_mib for each shard), and for the index as
+much again as it will have.
 
-Interrupted (Ctrl-C, kill, power): segments that are done are done, the one under way is dropped, and
-nothing is lost. Run it again. A relay that was asked goes on by itself.
+Interrupted (Ctrl-C, kill, power): segments that are done are done, the one
+under way is dropped, and nothing is lost. Run it again. A relay that was asked
+goes on by itself.
 
-Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage, 3 the relay that holds the store does not
-answer.";
+Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage, 3 the relay that
+holds the store does not answer.";
 
 const REINDEX_HELP: &str = "\
-What it does: rebuilds the index of every shard from its log, which alone says what is stored. The new
-index is filled beside the old one and takes its place when it is whole.
+What it does: rebuilds the index of every shard from its log, which alone says
+what is stored. The new index is filled beside the old one and takes its place
+when it is whole.
 
-When you need it: when `turnpike scrub` says so, when index/data.mdb is damaged or gone, or when it was
-restored from a backup that is older than the log.
+When you need it: when `turnpike scrub` says so, when index/data.mdb is damaged
+or gone, or when it was restored from a backup that is older than the log.
 
 The relay has to be down.
 
-Cost: reads the whole log once, a shard after the other. Disk: for each shard the new index beside the
-old one.
+Cost: reads the whole log once, a shard after the other. Disk: for each shard
+the new index beside the old one.
 
-Interrupted (Ctrl-C, kill, power): the shard under way keeps its old index, those before it have their
-new one. Run it again; it begins with the first shard.
+Interrupted (Ctrl-C, kill, power): the shard under way keeps its old index,
+those before it have their new one. Run it again; it begins with the first
+shard.
 
-Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage, 3 a process holds the store.";
+Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage, 3 a process holds
+the store.";
 
 const RESHARD_HELP: &str = "\
-What it does: copies everything that is stored (events, deletions, bans, vanished keys) into another
-number of shards, beside those there are, and then replaces one small file (FORMAT) that says which of
-them count. What is dead is left behind.
+What it does: copies everything that is stored (events, deletions, bans,
+vanished keys) into another number of shards, beside those there are, and then
+replaces one small file (FORMAT) that says which of them count. What is dead is
+left behind.
 
-When you need it: when the machine has got more cores, or when queries by kind or by #p have to ask too
-many shards. At most one shard per core is of use.
+When you need it: when the machine has got more cores, or when queries by kind
+or by #p have to ask too many shards. At most one shard per core is of use.
 
 The relay has to be down.
 
-Cost: reads the log once and writes what lives of it, with its index. Disk: as much again as the store
-holds, until the old shards are removed at the end.
+Cost: reads the log once and writes what lives of it, with its index. Disk: as
+much again as the store holds, until the old shards are removed at the end.
 
-Interrupted (Ctrl-C, kill, power): before FORMAT is replaced the store is as it was, after that it is
-resharded; what is left over is removed at the next start. Run it again to begin anew.
+Interrupted (Ctrl-C, kill, power): before FORMAT is replaced the store is as it
+was, after that it is resharded; what is left over is removed at the next
+start. Run it again to begin anew.
 
 Examples:
   turnpike reshard --shards 8
 
-Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage, 3 a process holds the store.";
+Exit codes: 0 done, 1 failed or interrupted, 2 wrong usage, 3 a process holds
+the store.";
 
 const SCRUB_HELP: &str = "\
-What it does: reads every segment of the log against its checksums and its neighbours, every event
-against its id (and its signature with --signatures), and the index against the log. It changes
-nothing. Every finding is one line.
+What it does: reads every segment of the log against its checksums and its
+neighbours, every event against its id (and its signature with --signatures),
+and the index against the log. It changes nothing. Every finding is one line.
 
-When you need it: after a disk has failed or a machine lost power in a way you do not trust, after
-restoring a backup, and now and then.
+When you need it: after a disk has failed or a machine lost power in a way you
+do not trust, after restoring a backup, and now and then.
 
 Works while the relay runs, beside its other work, and while it does not.
 
---accept-loss is for a store that no longer opens because its log is damaged: it moves damaged segments
-aside (quarantine), keeps every record in them that is whole, and prints what is lost: ranges of
-records, and the ids of the events among them. Only while no relay runs. Save the printed ids: another
-relay may have the events.
+--accept-loss is for a store that no longer opens because its log is damaged:
+it moves damaged segments aside (quarantine), keeps every record in them that
+is whole, and prints what is lost: ranges of records, and the ids of the events
+among them. Only while no relay runs. Save the printed ids: another relay may
+have the events.
 
-Cost: reads the whole log and the index once; --signatures takes a core for about 50 microseconds per
-event more.
+Cost: reads the whole log and the index once; --signatures takes a core for
+about 50 microseconds per event more.
 
-Interrupted (Ctrl-C, kill): a scrub leaves nothing behind; it begins anew. With --accept-loss, what was
-repaired stays repaired, and the same command goes on.
+Interrupted (Ctrl-C, kill): a scrub leaves nothing behind; it begins anew. With
+--accept-loss, what was repaired stays repaired, and the same command goes on.
 
-Exit codes: 0 nothing is wrong (or the loss was accepted), 1 damage was found, or it failed or was
-interrupted, 2 wrong usage, 3 the relay that holds the store does not answer.";
+Exit codes: 0 nothing is wrong (or the loss was accepted), 1 damage was found,
+or it failed or was interrupted, 2 wrong usage, 3 the relay that holds the
+store does not answer.";
 
 #[derive(Debug, Args)]
 #[command(after_help = COMPACT_HELP)]
@@ -319,7 +332,7 @@ pub(super) fn reshard(global: &Global, command: &Reshard) -> Outcome {
     alone.shards = None;
     let mut work = Work::new(&alone)?;
     let mut config = Config::clone(&work.config);
-    config.store.shards = 0;
+    let configured = std::mem::take(&mut config.store.shards);
     work.config = Arc::new(config);
     let mut directory = work.directory("resharding")?;
     let before = directory.format().shards;
@@ -359,18 +372,27 @@ pub(super) fn reshard(global: &Global, command: &Reshard) -> Outcome {
         "{before} shards are now {shards}: {} events, {} deletion marks and bans, {} vanished keys",
         copied.events, copied.marks, copied.vanished
     );
-    print(&result, command.json, &text)
+    print(&result, command.json, &text)?;
+    if configured != 0 && configured != shards {
+        let _ = writeln!(
+            io::stderr(),
+            "warning: store.shards = {configured} (in the configuration file or \
+             TURNPIKE_STORE__SHARDS) does not fit any more: take it out, or write {shards}; \
+             until then `turnpike run` refuses to start"
+        );
+    }
+    Ok(())
 }
 
 /// One finding.
-fn say(found: &Value, as_json: bool) {
+fn say(found: &Value, as_json: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    let _ = if as_json {
+    if as_json {
         writeln!(out, "{found}")
     } else {
         let text = found["what"].as_str().unwrap_or_default();
         writeln!(out, "shard {}: {text}", found["shard"])
-    };
+    }
 }
 
 pub(super) fn scrub(global: &Global, command: &Scrub) -> Outcome {
@@ -394,9 +416,14 @@ pub(super) fn scrub(global: &Global, command: &Scrub) -> Outcome {
         }
         other => other?,
     };
-    let text = format!("{} findings in {} shards", result["findings"], result["shards"]);
-    print(&result, command.json, &text)?;
-    cures.conclude()
+    let text = match result["findings"].as_u64() {
+        Some(0) => format!("no damage in {} shards ({} bytes)", result["shards"], result["bytes"]),
+        _ => format!("{} findings in {} shards", result["findings"], result["shards"]),
+    };
+    let printed = print(&result, command.json, &text);
+    // Damage decides the exit code, also when nobody reads on.
+    cures.conclude()?;
+    printed
 }
 
 /// What would help.
@@ -442,7 +469,8 @@ fn scrub_online(
         Heard::Progress(done, total) => set(bar, done, total),
         Heard::Found(found) => {
             cures.note(found);
-            bar.suspend(|| say(found, command.json));
+            // That nobody reads on is no reason not to count on.
+            let _ = bar.suspend(|| say(found, command.json));
         }
         Heard::Event => {}
     })
@@ -457,7 +485,7 @@ fn scrub_offline(
     let directory = work.directory("a scrub")?;
     let mut verifier = Secp256k1Verifier::new(entropy::seed(), admin::VERIFIER_KEYS_MAX);
     let mut check = |event: &EventRef<'_>| verifier.verify(&VerifyItem::of(event));
-    let (mut findings, shards) = (0_u64, directory.format().shards);
+    let (mut findings, mut bytes, shards) = (0_u64, 0, directory.format().shards);
     for shard in 0..shards {
         bar.set_message(format!("shard {shard}"));
         let config = work.store_config(&directory, shard);
@@ -466,19 +494,25 @@ fn scrub_offline(
             let found = admin::finding(shard, &one);
             findings += 1;
             cures.note(&found);
-            bar.suspend(|| say(&found, command.json));
+            let _ = bar.suspend(|| say(&found, command.json));
         };
-        let mut progress = |done, total| set(bar, done, total);
+        let mut shard_bytes = 0;
+        let mut progress = |done, total| {
+            shard_bytes = total;
+            set(bar, done, total);
+        };
         let should_stop = || work.asked.to_end();
         offline::scrub(&directory, &config, check, &mut found, &mut progress, &should_stop)
             .map_err(|error| work.failure(Some(shard), error, "a scrub changes nothing"))?;
+        bytes += shard_bytes;
     }
-    Ok(json!({ "findings": findings, "shards": shards }))
+    Ok(json!({ "findings": findings, "bytes": bytes, "shards": shards }))
 }
 
 fn accept_loss(work: &Work, command: &Scrub) -> Outcome {
     let directory = work.directory("accepting a loss")?;
     let (mut events, mut segments) = (0, 0);
+    let mut said = Ok(());
     for shard in 0..directory.format().shards {
         let config = work.store_config(&directory, shard);
         let loss = offline::accept_loss(&directory, &config).map_err(|error| {
@@ -489,12 +523,13 @@ fn accept_loss(work: &Work, command: &Scrub) -> Outcome {
                 "records {} to {} are given up (segment {segment:016x})",
                 lost.from, lost.to
             );
-            say(&json!({ "shard": shard, "what": what }), command.json);
+            said = said.and(say(&json!({ "shard": shard, "what": what }), command.json));
         }
         for id in &loss.events {
             let id = id.to_hex();
             let what = format!("event {id} is lost");
-            say(&json!({ "shard": shard, "what": what, "event": id }), command.json);
+            let found = json!({ "shard": shard, "what": what, "event": id });
+            said = said.and(say(&found, command.json));
         }
         events += loss.events.len();
         segments += loss.quarantined.len();
@@ -503,5 +538,11 @@ fn accept_loss(work: &Work, command: &Scrub) -> Outcome {
     let text = format!(
         "{events} events are lost; {segments} damaged segments lie in the folders named quarantine"
     );
+    said.map_err(|error| {
+        Failure::Failed(anyhow!(
+            "{text}, but the list of them could not be written: {error}; the damaged segments have \
+             what is left of them"
+        ))
+    })?;
     print(&result, command.json, &text)
 }

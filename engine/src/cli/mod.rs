@@ -39,21 +39,22 @@ const VARIABLE_FORM: &str = "section and key are parted by two underscores, as i
 
 const EXAMPLES: &str = "\
 Examples:
-  turnpike run                                   serve ws://127.0.0.1:7777 out of ./data
-  turnpike run --listen 0.0.0.0:7777             serve everybody
-  turnpike import dump.jsonl                     take in events, verified on all cores
-  turnpike export --filter '{\"kinds\":[1]}'       write events as JSON lines, newest first
-  turnpike scan '{\"#t\":[\"nostr\"]}' --count       how many events match
-  turnpike info                                  what the store holds
-  turnpike delete --age 90d --dry-run            how many events are older than that
-  turnpike compact                               give back the bytes of what is dead
-  turnpike scrub                                 look for damage
-  turnpike config print > turnpike.toml          every key with its meaning and default
+  turnpike run                             serve ws://127.0.0.1:7777 from ./data
+  turnpike run --listen 0.0.0.0:7777       serve everybody
+  turnpike import dump.jsonl               take in events, verified on all cores
+  turnpike export --filter '{\"kinds\":[1]}' events as JSON lines, newest first
+  turnpike scan '{\"#t\":[\"nostr\"]}' --count how many events match
+  turnpike info                            what the store holds
+  turnpike delete --age 90d --dry-run      how many events are older than that
+  turnpike compact                         give back the bytes of what is dead
+  turnpike scrub                           look for damage
+  turnpike config print > turnpike.toml    every key, its meaning and default
 
-All but reindex and reshard also work while the relay runs: they then ask it through its sockets in
-the data directory.
+All but reindex and reshard also work while the relay runs: they then ask it
+through its sockets in the data directory.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 store held by another process.";
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 store held by
+another process.";
 
 #[derive(Debug, Parser)]
 #[command(name = "turnpike", version = version(), about = "A sharded, thread-per-core Nostr relay")]
@@ -65,26 +66,29 @@ struct Cli {
     command: Command,
 }
 
+/// Above the flags that every command has, so that a command's own are found.
+const EVERY_COMMAND: &str = "Options of every command";
+
 /// Flags of every command; each comes before the environment and the file.
 #[derive(Clone, Debug, Args)]
 struct Global {
     /// Configuration file [default: ./turnpike.toml if it exists]
-    #[arg(long, global = true, env = "TURNPIKE_CONFIG", value_name = "FILE")]
+    #[arg(long, global = true, help_heading = EVERY_COMMAND, env = "TURNPIKE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Data directory [default: data]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, help_heading = EVERY_COMMAND, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Address and port to listen on [default: 127.0.0.1:7777]
-    #[arg(long, global = true, value_name = "ADDRESS:PORT")]
+    #[arg(long, global = true, help_heading = EVERY_COMMAND, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
     /// Shards of a new data directory [default: one per core, at most 16], or those that reshard makes
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, global = true, help_heading = EVERY_COMMAND, value_name = "N")]
     shards: Option<u16>,
     /// How sockets and the log are driven; anything but auto never falls back
-    #[arg(long, global = true, value_enum)]
+    #[arg(long, global = true, help_heading = EVERY_COMMAND, value_enum)]
     runtime: Option<RuntimeChoice>,
     /// How much is written to standard error
-    #[arg(long, global = true, value_enum)]
+    #[arg(long, global = true, help_heading = EVERY_COMMAND, value_enum)]
     log_level: Option<Level>,
 }
 
@@ -265,6 +269,28 @@ mod tests {
         let after = Cli::try_parse_from(["turnpike", "run", "--data-dir", "x"]).unwrap();
         assert_eq!(before.global.data_dir, after.global.data_dir);
         assert!(Cli::try_parse_from(["turnpike", "import"]).is_err(), "a file is required");
+    }
+
+    #[test]
+    fn who_asks_what_a_sync_would_do_transfers_nothing() {
+        let direction = |words: &[&str]| {
+            let words = ["turnpike", "sync", "ws://127.0.0.1"].iter().chain(words);
+            let Command::Sync(sync) = Cli::try_parse_from(words).unwrap().command else { panic!() };
+            sync.direction()
+        };
+        assert_eq!(direction(&[]), sync::Direction::Both);
+        assert_eq!(direction(&["--print-missing"]), sync::Direction::None);
+        assert_eq!(direction(&["--print-missing", "--dir", "down"]), sync::Direction::Down);
+    }
+
+    #[test]
+    fn explanations_fit_a_terminal_of_80_columns() {
+        for command in Cli::command().get_subcommands().chain([&Cli::command()]) {
+            let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in text.lines() {
+                assert!(line.chars().count() <= 80, "{}: {line}", command.get_name());
+            }
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::runtime::probe::{Chosen, choose};
 use crate::runtime::{entropy, machine};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use store::file::directory::{DataDirectory, DirectoryError, Entropy, Format};
@@ -34,7 +35,9 @@ pub(super) fn open_directory(config: &Config, may_create: bool) -> Result<DataDi
     let (made, asked) = (directory.format().shards, config.store.shards);
     if asked != 0 && asked != made {
         return Err(Failure::Usage(anyhow::anyhow!(
-            "{} was made with {made} shards and {asked} are asked for; leave the number out",
+            "{} has {made} shards and {asked} are asked for, by --shards, TURNPIKE_STORE__SHARDS or \
+             store.shards in the file: take that out, or change the store with `turnpike reshard \
+             --shards {asked}`",
             path.display()
         )));
     }
@@ -43,10 +46,23 @@ pub(super) fn open_directory(config: &Config, may_create: bool) -> Result<DataDi
 
 fn directory_failure(error: DirectoryError) -> Failure {
     match error {
-        DirectoryError::Held { .. } => Failure::Held(error.into()),
+        DirectoryError::Held { path, pid } => Failure::Held(anyhow::anyhow!(
+            "{} is in use by process {pid}; end that process first (kill {pid})",
+            path.display()
+        )),
         DirectoryError::Shards(_) => Failure::Usage(error.into()),
         _ => Failure::Failed(error.into()),
     }
+}
+
+/// The process that holds the directory answers no command.
+pub(super) fn no_answer(data_dir: &Path, pid: &str, socket: &Path, error: &io::Error) -> Failure {
+    Failure::Held(anyhow::anyhow!(
+        "{} is held by process {pid}, which does not answer at {}: {error}; if it is starting or \
+         ending, try again when it has",
+        data_dir.display(),
+        socket.display()
+    ))
 }
 
 /// Starts all cores over the directory.

@@ -7,8 +7,9 @@ use crate::admin::{self, Request};
 use crate::config::Config;
 use anyhow::anyhow;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use serde_json::{Value, json};
+use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -85,8 +86,11 @@ pub(super) fn export(global: &Global, command: &Export) -> Outcome {
     let config = Arc::new(configure(global)?);
     let filters = export_filters(command)?;
     let bar = ProgressBar::new_spinner();
-    let style = ProgressStyle::with_template("exported {pos} events, {per_sec}, {elapsed}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    let style = ProgressStyle::with_template("exported {pos} events, {rate} a second, {elapsed}");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_spinner());
+    bar.set_style(style.with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
+        let _ = write!(out, "{:.0}", state.per_sec());
+    }));
     let request = Request::Scan { filters, oldest_first: command.reverse };
     let result = ask(&config, &request, None, &mut |_: Heard| bar.inc(1));
     bar.finish_and_clear();

@@ -38,22 +38,25 @@ const LAST_OUTCOMES_MS: u64 = 2_000;
 const SUB: &str = "stream";
 
 const HELP: &str = "\
-Nothing stored is sent, only what comes from now on: `turnpike sync` does the rest, before or after.
-No event goes back to where it came from. Events that come are verified and judged as an import is;
-those that go are the other relay's to judge. Private kinds (4, 1059, 21059) are never sent.
+Nothing stored is sent, only what comes from now on: `turnpike sync` does the
+rest, before or after. No event goes back to where it came from. Events that
+come are verified and judged as an import is; those that go are the other
+relay's to judge. Private kinds (4, 1059, 21059) are never sent.
 
-When the other relay goes away, the connection is made again, after longer and longer pauses. What
-comes meanwhile is not sent later; `turnpike sync URL --range 1h-` finds it.
+When the other relay goes away, the connection is made again, after longer and
+longer pauses. What comes meanwhile is not sent later; `turnpike sync URL
+--range 1h-` finds it.
 
-Works while the relay runs on the data directory, and while it does not (then events only come down).
-Runs until it is interrupted (Ctrl-C, kill), and then prints its totals.
+Works while the relay runs on the data directory, and while it does not (then
+events only come down). Runs until it is interrupted (Ctrl-C, kill), and then
+prints its totals.
 
 Examples:
   turnpike stream wss://relay.example.com
-  turnpike stream wss://relay.example.com --dir both --filter '{\"kinds\":[0,1,3]}'
+  turnpike stream wss://relay.example.com --dir up --filter '{\"kinds\":[0]}'
 
-Exit codes: 0 interrupted, 1 the relay on this machine failed, 2 wrong usage, 3 the relay that holds
-the store does not answer.";
+Exit codes: 0 interrupted, 1 the relay on this machine failed, 2 wrong usage, 3
+the relay that holds the store does not answer.";
 
 /// Which way events go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

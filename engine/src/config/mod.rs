@@ -212,7 +212,8 @@ sections! {
         /// The directory. It is created if it is missing.
         Restart data_dir: String = "data".into();
         /// Shards of a new directory; 0 makes one per core, at most 16. A directory keeps the number
-        /// that it was made with.
+        /// that it was made with until `turnpike reshard` gives it another; where this says one that
+        /// it does not have, the relay does not start.
         Restart shards: u16 = 0;
         /// Events after which the index is brought up to date.
         Restart checkpoint_events: u32 = 65_536;

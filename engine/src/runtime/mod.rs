@@ -12,6 +12,7 @@
 pub mod client;
 pub mod clock;
 pub mod entropy;
+pub mod input;
 pub mod listener;
 pub mod local;
 pub mod log_thread;

@@ -4,8 +4,9 @@ use super::{command, events, fingerprint, run, signal, start, store, write_dump}
 use crate::common::env_number;
 use bench::rng::Rng;
 use rustix::process::Signal;
+use std::io::Write;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 fn kills() -> u64 {
@@ -92,6 +93,41 @@ fn a_deletion_that_is_killed_and_run_again_deletes_exactly_what_matches() {
     });
     assert_eq!(count(r#"{"kinds":[7]}"#), 0);
     assert_eq!(run(&data, &["scrub"]).code, Some(0));
+}
+
+/// Whether a process has begun to listen to Ctrl-C.
+fn catches_interrupts(child: &Child) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+    u64::from_str_radix(caught.trim(), 16).unwrap() & 2 != 0
+}
+
+#[test]
+fn ctrl_c_ends_an_import_that_waits_for_its_input() {
+    let root = tempfile::tempdir().unwrap();
+    let data = store(root.path(), 200);
+    let expected = fingerprint(&data);
+    let mut command = command(&data, &["import", "-"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let line = std::fs::read_to_string(root.path().join("dump.jsonl")).unwrap();
+    input.write_all(line.lines().next().unwrap().as_bytes()).unwrap();
+    input.write_all(b"\n{\"half\":").unwrap();
+    while !catches_interrupts(&child) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // Until it waits for the rest of the line.
+    std::thread::sleep(Duration::from_millis(300));
+    signal(&child, Signal::INT);
+    let output = child.wait_with_output().unwrap();
+    let (said, told) =
+        (String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("cut off"), "{said}");
+    assert!(told.contains("0 malformed"), "half a line is no line: {told}");
+    drop(input);
+    assert_eq!(fingerprint(&data), expected);
 }
 
 #[test]

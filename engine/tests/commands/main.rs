@@ -118,6 +118,25 @@ fn every_command_leaves_the_same_events() {
 }
 
 #[test]
+fn a_number_of_shards_in_the_configuration_that_no_longer_fits_is_told_twice() {
+    let root = tempfile::tempdir().unwrap();
+    let data = store(root.path(), 200);
+    let made = json(&data, &["info"])["shards"].as_array().unwrap().len();
+    let file = format!("[store]\nshards = {made}\n");
+    std::fs::write(root.path().join("turnpike.toml"), file).unwrap();
+    let finished = run(&data, &["reshard", "--shards", "7"]);
+    assert!(finished.stderr.contains("store.shards"), "{}", finished.stderr);
+    finished.success();
+    let finished = run(&data, &["info"]);
+    assert_eq!(finished.code, Some(2), "{}", finished.stderr);
+    assert!(finished.stderr.contains("7 shards"), "{}", finished.stderr);
+    std::fs::write(root.path().join("turnpike.toml"), "[store]\nshards = 7\n").unwrap();
+    assert_eq!(json(&data, &["info"])["shards"].as_array().unwrap().len(), 7);
+    let finished = run(&data, &["reshard", "--shards", "7"]);
+    assert!(!finished.stderr.contains("store.shards"), "{}", finished.stderr);
+}
+
+#[test]
 fn wrong_usage_is_told_and_does_nothing() {
     let root = tempfile::tempdir().unwrap();
     let data = store(root.path(), 200);

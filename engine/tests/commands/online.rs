@@ -45,6 +45,7 @@ fn commands_work_beside_the_relay(setup: Setup) {
     let expected = relay.command(&["info", "--fingerprint"]).success();
     let compacted = json(&relay, &["compact"]);
     assert!(compacted["log_bytes_reclaimed"].as_u64().unwrap() > 0, "{compacted}");
+    assert_eq!(compacted["index_bytes_reclaimed"], 0, "{compacted}");
     assert_eq!(json(&relay, &["scrub", "--signatures"])["findings"], 0);
     assert_eq!(relay.command(&["info", "--fingerprint"]).success(), expected);
     for words in [&["reindex"][..], &["scrub", "--accept-loss"]] {

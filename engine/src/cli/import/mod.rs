@@ -9,11 +9,12 @@ mod intake;
 mod lines;
 mod strfry;
 
-use super::offline::{choose_runtime, open_cluster, open_directory};
+use super::offline::{choose_runtime, no_answer, open_cluster, open_directory};
 use super::{Failure, Global, Outcome, configure};
 use crate::admin;
 use crate::cluster::RELAY_SOCKET;
 use crate::config::Config;
+use crate::runtime::input::Input;
 use crate::runtime::signals::{self, Asked};
 use crate::runtime::uplink::Uplink;
 use crate::runtime::wake::Wake;
@@ -46,27 +47,31 @@ const LAST_OUTCOMES_MS: u64 = 10_000;
 const READ_BYTES: usize = 1 << 20;
 
 const HELP: &str = "\
-Each line is one event as JSON. Lines that are no event, and events that are refused, are counted by
-reason and passed over; --show-rejected names each. An archive is taken as it is: limits on the time
-of an event and on proof of work do not apply, signatures and ids are checked.
+Each line is one event as JSON. Lines that are no event, and events that are
+refused, are counted by reason and passed over; --show-rejected names each. An
+archive is taken as it is: limits on the time of an event and on proof of work
+do not apply, signatures and ids are checked.
 
-While a relay runs on the data directory, its events are handed to it, and its subscribers see them
-as they come. Otherwise the store is opened by this command, on all cores.
+While a relay runs on the data directory, its events are handed to it, and its
+subscribers see them as they come. Otherwise the store is opened by this
+command, on all cores.
 
-An import that is cut off (Ctrl-C, kill, power) has lost nothing that it had counted. The same command
-goes on where it stopped; from standard input it begins anew, and passes quickly over what is known.
+An import that is cut off (Ctrl-C, kill, power) has lost nothing that it had
+counted. The same command goes on where it stopped; from standard input it
+begins anew, and passes quickly over what is known.
 
---from-strfry reads what `strfry export` writes, also with --fried: the packed copies are taken off,
-lines of strfry's log are passed over, and ids that only strfry computes that way (U+007F in the
-content) are counted under a name of their own.
+--from-strfry reads what `strfry export` writes, also with --fried: the packed
+copies are taken off, lines of strfry's log are passed over, and ids that only
+strfry computes that way (U+007F in the content) are counted under a name of
+their own.
 
 Examples:
   turnpike import dump.jsonl more.jsonl
   zstdcat dump.jsonl.zst | turnpike import -
   strfry export | turnpike import --from-strfry -
 
-Exit codes: 0 done (whatever was refused), 1 failed or cut off, 2 wrong usage, 3 the relay that holds
-the store does not answer.";
+Exit codes: 0 done (whatever was refused), 1 failed or cut off, 2 wrong usage,
+3 the relay that holds the store does not answer.";
 
 #[derive(Debug, Args)]
 #[command(after_help = HELP)]
@@ -126,13 +131,8 @@ fn online(config: &Config, command: &Import, data_dir: &Path, pid: &str) -> Outc
         )));
     }
     let socket = data_dir.join(RELAY_SOCKET);
-    let uplink = Uplink::connect(&socket).map_err(|error| {
-        Failure::Held(anyhow!(
-            "{} is held by process {pid}, which does not answer at {}: {error}",
-            data_dir.display(),
-            socket.display()
-        ))
-    })?;
+    let uplink =
+        Uplink::connect(&socket).map_err(|error| no_answer(data_dir, pid, &socket, &error))?;
     let asked = signals::listen(Wake::new()?).context("signal handlers")?;
     let started_us = clock::monotonic_us();
     let mut intake = Online::new(uplink);
@@ -258,7 +258,10 @@ impl Importer<'_> {
     fn file(&mut self, data_dir: &Path, path: &Path) -> Outcome {
         if path.as_os_str() == "-" {
             let bar = spinner();
-            let mut reader = BufReader::with_capacity(READ_BYTES, io::stdin().lock());
+            let asked = self.asked;
+            let should_stop = || asked.to_end();
+            let input = Input::standard(&should_stop).context("standard input")?;
+            let mut reader = BufReader::with_capacity(READ_BYTES, input);
             let result = self.lines(&mut reader, 0, &bar, None);
             bar.finish_and_clear();
             return result;
@@ -317,7 +320,8 @@ impl Importer<'_> {
                 self.send_all()?;
             }
             let read = read_line(reader, &mut line)?;
-            if read.bytes == 0 {
+            let is_cut_off = self.asked.to_end() && !read.is_too_long && !line.ends_with(b"\n");
+            if read.bytes == 0 || is_cut_off {
                 break;
             }
             if read.is_too_long {

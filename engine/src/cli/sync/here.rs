@@ -1,6 +1,6 @@
 //! The relay on this machine: the one that holds the data directory, or one in this process.
 
-use crate::cli::offline::{choose_runtime, open_directory, progress};
+use crate::cli::offline::{choose_runtime, no_answer, open_directory, progress};
 use crate::cli::{Failure, Outcome};
 use crate::cluster::RELAY_SOCKET;
 use crate::config::Config;
@@ -26,13 +26,8 @@ impl Here {
         let path = PathBuf::from(&config.store.data_dir);
         if let Some(pid) = directory::holder(&path).context("data directory")? {
             let socket = path.join(RELAY_SOCKET);
-            let client = Client::connect_local(&socket).map_err(|error| {
-                Failure::Held(anyhow!(
-                    "{} is held by process {pid}, which does not answer at {}: {error}",
-                    path.display(),
-                    socket.display()
-                ))
-            })?;
+            let client = Client::connect_local(&socket)
+                .map_err(|error| no_answer(&path, &pid, &socket, &error))?;
             return Ok(Self { client, private: None });
         }
         let mut config = config.clone();

@@ -47,32 +47,35 @@ const LAST_OUTCOMES_MS: u64 = 5_000;
 const TURN_MS: u64 = 100;
 
 const HELP: &str = "\
-Both relays tell each other fingerprints of their events (NIP-77), which costs a few messages where
-they have the same, and only what differs is transferred. Events that come are verified and judged as
-an import is; those that go are the other relay's to judge.
+Both relays tell each other fingerprints of their events (NIP-77), which costs
+a few messages where they have the same, and only what differs is transferred.
+Events that come are verified and judged as an import is; those that go are the
+other relay's to judge.
 
-Works while the relay runs on the data directory (it then goes through its local socket, and its
-subscribers see what comes), and while it does not.
+Works while the relay runs on the data directory (it then goes through its
+local socket, and its subscribers see what comes), and while it does not.
 
-Private kinds (4, 1059, 21059) are never sent and their ids are never told: move them with export and
-import. Those that the other relay tells about are taken, and kept private.
+Private kinds (4, 1059, 21059) are never sent and their ids are never told:
+move them with export and import. Those that the other relay tells about are
+taken, and kept private.
 
-Interrupted (Ctrl-C, kill, power), what was transferred stays; the same command does the rest. A
-relay that refuses to reconcile so many records at once is asked again about one half of the time
-after the other.
+Interrupted (Ctrl-C, kill, power), what was transferred stays; the same command
+does the rest. A relay that refuses to reconcile so many records at once is
+asked again about one half of the time after the other.
 
---print-missing writes a line per difference, as strfry does: have,<id> only here, need,<id> only
-there. With --dir none that is all that happens.
+--print-missing writes a line per difference, as strfry does: have,<id> only
+here, need,<id> only there. That is all that happens, unless --dir says to
+transfer as well.
 
 Examples:
   turnpike sync wss://relay.example.com
-  turnpike sync wss://relay.example.com --dir down --filter '{\"authors\":[\"<64 hex digits>\"]}'
-  turnpike sync wss://relay.example.com --range 7d-      what is younger than a week
-  turnpike sync wss://relay.example.com --range 7d-2d    and at least two days old
-  turnpike sync wss://relay.example.com --dir none --print-missing
+  turnpike sync wss://relay.example.com --dir down --filter '{\"kinds\":[0,3]}'
+  turnpike sync wss://relay.example.com --range 7d-    younger than a week
+  turnpike sync wss://relay.example.com --range 7d-2d  and older than two days
+  turnpike sync wss://relay.example.com --print-missing  transfers nothing
 
-Exit codes: 0 done (whatever was refused), 1 failed or interrupted, 2 wrong usage, 3 the relay that
-holds the store does not answer.";
+Exit codes: 0 done (whatever was refused), 1 failed or interrupted, 2 wrong
+usage, 3 the relay that holds the store does not answer.";
 
 /// Which way events go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -93,16 +96,16 @@ pub(super) struct Sync {
     /// The other relay: ws://... or wss://...
     #[arg(value_name = "URL")]
     url: String,
-    /// Which way events go
-    #[arg(long, value_enum, default_value = "both")]
-    dir: Direction,
+    /// Which way events go [default: both; none with --print-missing]
+    #[arg(long, value_enum)]
+    dir: Option<Direction>,
     /// Which events: a filter as in NIP-01, a JSON object
     #[arg(long, value_name = "JSON", default_value = "{}")]
     filter: String,
     /// Which stretch of time, older end first: 2h-, 7d-2d, -1Y (s m h d w M Y), or Unix times
     #[arg(long, value_name = "OLDER-NEWER", allow_hyphen_values = true)]
     range: Option<String>,
-    /// Write the ids of what differs
+    /// Write the ids of what differs, and transfer nothing unless --dir is given, too
     #[arg(long)]
     print_missing: bool,
     /// Answer the other relay's AUTH with the secret key in this file (64 hex digits)
@@ -119,6 +122,14 @@ pub(super) struct Sync {
     /// Print the totals as a JSON object
     #[arg(long)]
     json: bool,
+}
+
+impl Sync {
+    /// Whoever only asks what differs, as strfry's operators do, changes nothing on either side.
+    pub(super) fn direction(&self) -> Direction {
+        let default = if self.print_missing { Direction::None } else { Direction::Both };
+        self.dir.unwrap_or(default)
+    }
 }
 
 pub(super) fn run(global: &Global, command: &Sync) -> Outcome {
@@ -149,9 +160,10 @@ pub(super) fn run(global: &Global, command: &Sync) -> Outcome {
     let address = Address { url: &command.url, key: key.as_ref(), timeout_ms };
     let there = address.connect(&asked)?;
     let mut here = Here::open(&config)?;
+    let dir = command.direction();
     let ways = Ways {
-        up: matches!(command.dir, Direction::Both | Direction::Up),
-        down: matches!(command.dir, Direction::Both | Direction::Down),
+        up: matches!(dir, Direction::Both | Direction::Up),
+        down: matches!(dir, Direction::Both | Direction::Down),
     };
     let started_us = clock::monotonic_us();
     let now_ms = clock::now().monotonic_ms;
