@@ -220,9 +220,12 @@ mod tests {
     use proto::nip::nip77::{Answer, Item, SortedItems, respond};
 
     fn item(number: u32) -> Item {
+        // Fingerprints are sums: ids that lie on a line would add up to the same by chance.
+        let mut mixed = u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed = (mixed ^ (mixed >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mut id = [0; 32];
-        id[..4].copy_from_slice(&number.wrapping_mul(0x9e37_79b9).to_be_bytes());
-        id[4..8].copy_from_slice(&number.to_be_bytes());
+        id[..8].copy_from_slice(&(mixed ^ (mixed >> 29)).to_be_bytes());
+        id[8..12].copy_from_slice(&number.to_be_bytes());
         // Several a second, and stretches with nothing.
         Item { created_at: number / 7 + number / 1_000 * 50_000, id: EventId(id) }
     }
