@@ -575,7 +575,8 @@ impl Clients {
         while !entry.is_sending
             && let Some(chunk) = entry.conn.take_chunk()
         {
-            match reactor.send(entry.socket, chunk) {
+            let is_followed = entry.conn.outbox().has_queued();
+            match reactor.send(entry.socket, chunk, is_followed) {
                 Sending::Done(chunk) => entry.conn.chunk_sent(chunk, &mut self.net),
                 Sending::Started => entry.is_sending = true,
                 Sending::Failed(_) => {

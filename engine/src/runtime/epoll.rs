@@ -188,7 +188,8 @@ impl EpollReactor {
         }
     }
 
-    pub(crate) fn send(&mut self, id: SocketId, bytes: Vec<u8>) -> Sending {
+    /// Every send goes at once as far as the kernel has room, whether more follows or not.
+    pub(crate) fn send(&mut self, id: SocketId, bytes: Vec<u8>, _: bool) -> Sending {
         let Some(socket) = self.sockets.find(id) else { return Sending::Failed(Errno::BADF) };
         assert!(socket.sending.is_none(), "one send at a time per socket");
         match send_some(&socket.fd, &bytes) {
@@ -307,7 +308,7 @@ fn continue_sending(epoll: &OwnedFd, id: SocketId, socket: &mut Socket, sink: &m
 }
 
 /// Sends what the kernel takes without waiting; 0 when it takes nothing now.
-fn send_some(fd: impl AsFd, bytes: &[u8]) -> Result<usize, Errno> {
+pub(super) fn send_some(fd: impl AsFd, bytes: &[u8]) -> Result<usize, Errno> {
     loop {
         match rustix::net::send(&fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Ok(count) => return Ok(count),

@@ -174,9 +174,9 @@ impl Reactor {
     }
 
     /// Sends all of `bytes`. One send at a time per socket: the next may begin when this one is
-    /// done.
-    pub fn send(&mut self, socket: SocketId, bytes: Vec<u8>) -> Sending {
-        each!(self, reactor => reactor.send(socket, bytes))
+    /// done. `is_followed`: more waits for it.
+    pub fn send(&mut self, socket: SocketId, bytes: Vec<u8>, is_followed: bool) -> Sending {
+        each!(self, reactor => reactor.send(socket, bytes, is_followed))
     }
 
     /// Stops reading; what the kernel has already delivered may still arrive.

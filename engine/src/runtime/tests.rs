@@ -112,7 +112,7 @@ impl Bench {
     }
 
     fn send(&mut self, socket: SocketId, bytes: Vec<u8>) {
-        match self.reactor.send(socket, bytes) {
+        match self.reactor.send(socket, bytes, false) {
             Sending::Done(buffer) => {
                 assert!(!buffer.is_empty());
                 self.sent.push(socket);

@@ -387,7 +387,7 @@ impl UringReactor {
         }
     }
 
-    pub(crate) fn send(&mut self, id: SocketId, bytes: Vec<u8>) -> Sending {
+    pub(crate) fn send(&mut self, id: SocketId, bytes: Vec<u8>, is_followed: bool) -> Sending {
         let Some(socket) = self.sockets.find(id) else { return Sending::Failed(Errno::BADF) };
         if socket.closing {
             return Sending::Failed(Errno::BADF);
@@ -396,7 +396,17 @@ impl UringReactor {
         if bytes.is_empty() {
             return Sending::Done(bytes);
         }
-        socket.sending = Some(Unsent { bytes, at: 0 });
+        // What is followed by more goes at once, as far as the kernel has room: one operation a turn
+        // would be slower than what one turn may queue, and a healthy reader would look slow.
+        let at = match is_followed {
+            true => super::epoll::send_some(&socket.fd, &bytes),
+            false => Ok(0),
+        };
+        match at {
+            Ok(at) if at == bytes.len() => return Sending::Done(bytes),
+            Ok(at) => socket.sending = Some(Unsent { bytes, at }),
+            Err(error) => return Sending::Failed(error),
+        }
         self.continue_sending(id);
         Sending::Started
     }
