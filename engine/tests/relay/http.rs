@@ -44,7 +44,8 @@ fn the_information_document_says_what_is_on(setup: Setup) {
         .map(|n| n.as_u64().unwrap())
         .collect();
     nips.sort_unstable();
-    assert_eq!(nips, [1, 2, 4, 9, 11, 13, 17, 40, 42, 45, 59, 65, 67, 70]);
+    assert_eq!(nips, [1, 2, 4, 9, 11, 13, 17, 40, 42, 45, 59, 62, 65, 67, 70, 77]);
+    assert_eq!(document["negentropy"], 1);
     let limitation = &document["limitation"];
     let expected = json!({
         "max_message_length": 524_288, "max_subscriptions": 100, "max_limit": 500,
