@@ -87,7 +87,7 @@ impl Disk {
 
     fn start(&self, runtime: Runtime, free_min_mib: u64) -> Relay {
         let keeper = self.keeper.id().to_string();
-        let mut wrapper = vec!["nsenter", "--target", &keeper, "--mount"];
+        let mut wrapper = vec!["nsenter", "--target", &keeper, "--mount", "--root"];
         if self.kind.contains("user") {
             wrapper.extend(["--user", "--preserve-credentials"]);
         }
