@@ -4,9 +4,9 @@
 //! Ordering is the contract: messages of one ordered pair (home, shard) arrive in the order they
 //! were sent. Everything about the border between stored and live events rests on it.
 //!
-//! Bounds: a home has at most [`SUBMIT_CREDIT`] submissions per shard and [`QUERY_SLOTS`] query
-//! replies under way, both counted by the home, which is the one that drains the answers. Live
-//! batches need the home's credit. Hence no queue between cores can grow without bound, and
+//! Bounds: a home has at most [`SUBMIT_CREDIT`] submissions per shard, [`SUBMIT_BYTES`] of them in
+//! all, and [`QUERY_SLOTS`] query replies under way, all counted by the home, which is the one that
+//! drains the answers. Live batches need the home's credit. Hence no queue between cores can grow without bound, and
 //! replies never wait for requests.
 
 use crate::door;

@@ -3,7 +3,7 @@
 use super::ask::{Heard, ask};
 use super::offline::progress;
 use super::read::parse_filter;
-use super::{Failure, Global, Outcome, configure};
+use super::{Failure, Global, Outcome, age, configure};
 use crate::admin::Request;
 use crate::runtime::clock;
 use crate::runtime::signals;
@@ -62,23 +62,13 @@ pub(super) struct Delete {
 
 /// Seconds of an age such as `2h`.
 fn parse_age(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|unit: char| !unit.is_ascii_digit());
-    let seconds = match &text[digits.len()..] {
-        "" | "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        "w" => 7 * 86_400,
-        "M" => 30 * 86_400,
-        "y" | "Y" => 365 * 86_400,
-        unit => {
-            return Err(format!("{unit:?} is no unit of time; there are s, m, h, d, w, M and y"));
-        }
-    };
-    let count: u64 = digits.parse().map_err(|_| {
-        format!("{text:?} is no age; an age is a whole number and a unit, such as 90d")
+    let (count, unit_s) = age::parse(text).ok_or_else(|| {
+        format!(
+            "{text:?} is no age; an age is a whole number and a unit, such as 90d; units are s, m, h, \
+             d, w, M and y"
+        )
     })?;
-    count.checked_mul(seconds).ok_or_else(|| format!("{text:?} is too long ago"))
+    count.checked_mul(unit_s.unwrap_or(1)).ok_or_else(|| format!("{text:?} is too long ago"))
 }
 
 /// The filter that the command means.

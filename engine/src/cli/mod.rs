@@ -6,6 +6,7 @@
     reason = "the shell of a binary: it reads the files and prints the lines that the operator asks for"
 )]
 
+mod age;
 mod ask;
 mod config_command;
 mod delete;

@@ -92,11 +92,9 @@ impl Ceiling {
             0 => machine.memory_bytes / 4,
             mib => mib * MIB,
         };
-        let codecs_bytes = match config.compression.enabled {
-            true => net::ws::deflate::core_bytes_max(config.limits.message_bytes_max) as u64,
-            false => 0,
-        };
-        let core_bytes = CORE_BYTES + codecs_bytes;
+        // Compression can be switched on while the relay runs.
+        let codecs_bytes = net::ws::deflate::core_bytes_max(config.limits.message_bytes_max);
+        let core_bytes = CORE_BYTES + codecs_bytes as u64;
         let fixed_bytes = machine.cores * core_bytes + machine.shards * SHARD_BYTES;
         let connections_bytes = u64::from(config.network.connections_max) * CONNECTION_BYTES;
         let ring_shard_bytes = (memory_bytes_max / 100 * RINGS_PERCENT / machine.shards)

@@ -22,6 +22,11 @@ const OTHER_VARIABLES: &[&str] = &[
     "TURNPIKE_SEED",
     "TURNPIKE_SDK_CLIENT",
     "TURNPIKE_CLIENTS_REQUIRED",
+    "TURNPIKE_CONNECTIONS",
+    "TURNPIKE_FLOW",
+    "TURNPIKE_COMMANDS_EVENTS",
+    "TURNPIKE_COMMANDS_KILLS",
+    "TURNPIKE_STRFRY",
 ];
 /// Beginning of the variables that name the binaries under test.
 const BINARY_PREFIX: &str = "TURNPIKE_BIN";

@@ -1,5 +1,6 @@
 //! Which stretch of time is synchronised.
 
+use super::super::age;
 use serde_json::{Value, json};
 
 /// Seconds since 1970, both ends included.
@@ -70,18 +71,9 @@ fn end(text: &str, now_s: u64) -> Result<Option<u32>, String> {
         return Ok(None);
     }
     let wrong = || format!("{text:?} is no time; write 2h, 7d, 3w, 6M, 1Y, or seconds since 1970");
-    let digits = text.trim_end_matches(|unit: char| !unit.is_ascii_digit());
-    let count: u64 = digits.parse().map_err(|_| wrong())?;
-    let seconds = match &text[digits.len()..] {
-        "" => return u32::try_from(count).map(Some).map_err(|_| wrong()),
-        "s" => 1,
-        "m" => 60,
-        "h" => 3_600,
-        "d" => 86_400,
-        "w" => 7 * 86_400,
-        "M" => 30 * 86_400,
-        "y" | "Y" => 365 * 86_400,
-        _ => return Err(wrong()),
+    let (count, unit_s) = age::parse(text).ok_or_else(wrong)?;
+    let Some(seconds) = unit_s else {
+        return u32::try_from(count).map(Some).map_err(|_| wrong());
     };
     let ago = count.checked_mul(seconds).ok_or_else(wrong)?;
     Ok(Some(u32::try_from(now_s.saturating_sub(ago)).unwrap_or(u32::MAX)))

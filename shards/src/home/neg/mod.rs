@@ -168,13 +168,7 @@ impl Home {
         // Nothing is read for a message that cannot be answered.
         match check(&message) {
             Ok(()) => {}
-            Err(NegError::OtherVersion(_)) => {
-                return fx.replies.push(Reply::NegMsg {
-                    client,
-                    sub: name,
-                    message: vec![VERSION],
-                });
-            }
+            Err(NegError::OtherVersion(_)) => return say_version(client, name, fx),
             Err(error) => return self.refuse_neg(client, name, malformed(error), fx),
         }
         let open = Open { name, filter, message };
@@ -270,13 +264,7 @@ impl Home {
         }
         match check(&message) {
             Ok(()) => {}
-            Err(NegError::OtherVersion(_)) => {
-                return fx.replies.push(Reply::NegMsg {
-                    client,
-                    sub: name,
-                    message: vec![VERSION],
-                });
-            }
+            Err(NegError::OtherVersion(_)) => return say_version(client, name, fx),
             Err(error) => return self.fail_session(now, slot, malformed(error), fx),
         }
         let session = &mut self.neg.table[slot];
@@ -691,6 +679,11 @@ impl Home {
 /// Whether every byte of `message` can be taken.
 fn check(message: &[u8]) -> Result<(), NegError> {
     ranges(message)?.try_for_each(|range| range.map(|_| ()))
+}
+
+/// To who speaks another version: ours, and nothing else.
+fn say_version(client: Client, sub: Rc<str>, fx: &mut HomeEffects) {
+    fx.replies.push(Reply::NegMsg { client, sub, message: vec![VERSION] });
 }
 
 fn malformed(error: NegError) -> (Reason, Option<Arc<str>>) {
