@@ -18,17 +18,21 @@ const LINES_MAX: usize = 1_500;
 
 /// The layers: what each crate of the workspace may name among the others. Crates that do not exist
 /// yet stand here, too, so that their first dependency is already judged.
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 11] = [
     ("proto", &[]),
     ("net", &["proto"]),
     ("store", &["proto"]),
     ("pay", &["proto"]),
     ("shards", &["proto", "store", "pay"]),
-    ("engine", &["proto", "net", "store", "pay", "shards"]),
+    // The part of the engine that needs no kernel, so that the simulator can run it.
+    ("serve", &["proto", "net", "store", "shards"]),
+    ("engine", &["proto", "net", "store", "pay", "shards", "serve", "tuning"]),
     ("bench", &["proto"]),
     ("tuning", &["proto"]),
     // The simulator links the layers below the engine, and never the engine.
-    ("sim", &["proto", "net", "store", "pay", "shards", "bench"]),
+    ("sim", &["proto", "net", "store", "pay", "shards", "serve", "bench"]),
+    // Crash proofs take the path of a built binary; of the product they link the store alone.
+    ("crash", &["proto", "store", "bench"]),
 ];
 
 /// Where `unsafe` may stand, each block with its reason.

@@ -1,0 +1,2 @@
+//! Crash proofs against the built binary and the real store.
+fn main() {}
