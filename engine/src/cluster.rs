@@ -3,10 +3,9 @@
 
 use crate::config::{Ceiling, CeilingError, Config, Machine};
 use crate::control::Control;
-use crate::core_loop::{Core, CoreParts, Owned, Owners};
+use crate::core_loop::{Executor, Machinery};
 use crate::effects::{Performer, Place};
 use crate::policy::{self, Policy, PolicyPort};
-use crate::post::Post;
 use crate::runtime::listener::{
     ListenerOptions, bind_listener, bind_local, check_free, local_address, unbind_local,
 };
@@ -21,6 +20,7 @@ use net::{Admission, ConnCore};
 use proto::verify::Secp256k1Verifier;
 use proto::{Placement, Secret};
 use rustix::fd::OwnedFd;
+use serve::{Core, CoreParts, Owned, Owners, Post};
 use shards::mesh::{Port, mesh};
 use shards::message::{CoreId, SUBMIT_CREDIT};
 use shards::shard::{Shard, ShardConfig};
@@ -332,6 +332,7 @@ fn home_config(common: &Common, core: CoreId) -> HomeConfig {
         public_url: settings::public_url(&common.config),
         door: policy::asks(&common.config),
         submit_credit: submit_credit(&common.config),
+        query_slots: shards::message::QUERY_SLOTS,
         filter_bytes_max: common.ceiling.filters_core_bytes as usize,
         neg: settings::negentropy(&common.config, &common.ceiling),
         // Pages take half of the budget, live events held for slow readers the other half.
@@ -343,7 +344,7 @@ fn home_config(common: &Common, core: CoreId) -> HomeConfig {
 fn control(common: &Common, port: Port, wakes: &Arc<[Wake]>) -> Control {
     let core = port.core();
     let home = Home::new(home_config(common, core));
-    let post = Post::new(port, Arc::clone(wakes), common.executors);
+    let post = Post::new(port, common.executors);
     let wake = wakes[usize::from(core)].clone();
     Control::new(home, post, wake, Arc::clone(&common.shared))
 }
@@ -393,7 +394,7 @@ fn build(
     common: &Common,
     (port, policy): (Port, PolicyPort),
     reports: &Sender<Started>,
-) -> Result<Core, StartError> {
+) -> Result<Executor, StartError> {
     let core = port.core();
     let wakes = Arc::clone(common.shared.wakes());
     let wake = wakes[usize::from(core)].clone();
@@ -413,17 +414,18 @@ fn build(
     let net_config = settings::first_conn_config(&common.config, &common.ceiling);
     let verifier = Secp256k1Verifier::new(entropy::seed(), VERIFIER_KEYS_MAX);
     let parts = CoreParts {
-        reactor,
-        post: Post::new(port, wakes, common.executors),
-        policy,
+        post: Post::new(port, common.executors),
         net: ConnCore::new(net_config, Box::new(verifier)),
         admission: Admission::new(settings::admission(&common.config, common.executors), seed),
         home: Home::new(home_config(common, core)),
-        owners: Owners::new(owned, performer),
-        shared: Arc::clone(&common.shared),
+        owners: Owners::new(owned),
+        metrics_allow: settings::metrics_allow(&common.config),
+        free_min_bytes: settings::free_min_bytes(&common.config),
         seed,
+        stopwatch: clock::monotonic_us,
     };
-    Ok(Core::new(parts, &common.config))
+    let machinery = Machinery { reactor, performer, policy, wakes };
+    Ok(Executor::new(Core::new(parts), machinery, Arc::clone(&common.shared)))
 }
 
 fn open_shard(common: &Common, shard: u16) -> Result<(Owned, Place), OpenError> {
@@ -461,6 +463,7 @@ fn open_shard(common: &Common, shard: u16) -> Result<(Owned, Place), OpenError> 
         verify_slice: VERIFY_SLICE,
         recent_ids_max: RECENT_IDS_MAX,
         ring_bytes_max: common.ceiling.ring_shard_bytes as usize,
+        live_credit: shards::message::LIVE_CREDIT,
         door_in_flight_max: common.config.policy.in_flight_max,
     };
     let verifier = Secp256k1Verifier::new(entropy::seed(), VERIFIER_KEYS_MAX);

@@ -1,11 +1,11 @@
 //! The control core: a home without connections, through which commands read and write.
 
-use crate::metrics::{Levels, Snapshot, Timings};
-use crate::post::Post;
+use crate::metrics::{Levels, Snapshot};
 use crate::runtime::clock;
 use crate::runtime::wake::Wake;
 use crate::shared::{Phase, Shared};
 use proto::Now;
+use serve::{Post, Timings};
 use shards::counters::ShardCounters;
 use shards::message::Envelope;
 use shards::{Home, HomeEffects, HomeInput, Reply};
@@ -88,7 +88,12 @@ impl Control {
         for (shard, message) in self.effects.to_shard.drain(..) {
             self.post.to_shard(shard, message);
         }
-        self.post.flush();
+        let wakes = self.shared.wakes();
+        self.post.flush(|core| {
+            if let Some(wake) = wakes.get(usize::from(core)) {
+                wake.wake();
+            }
+        });
     }
 
     /// Answers a scrape, so that nobody waits for this core.

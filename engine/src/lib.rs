@@ -16,7 +16,6 @@ pub mod log;
 pub mod metrics;
 pub mod ops;
 pub mod policy;
-pub mod post;
 pub mod private;
 pub mod runtime;
 pub mod settings;

@@ -6,6 +6,7 @@
 use crate::policy::runner::FIGURES;
 use net::{CloseCause, NetCounters, Refusal};
 use proto::Reason;
+use serve::{BOUNDS_US, Timings};
 use shards::counters::{DoorCounts, HomeCounters, ReasonCounts, ShardCounters};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -169,41 +170,6 @@ pub const TABLE: &[Metric] = &[
     ),
 ];
 
-/// Upper bounds of the histograms' buckets, in microseconds.
-const BOUNDS_US: [u64; 15] = [
-    50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000,
-    1_000_000, 5_000_000,
-];
-
-/// A distribution of durations; plain fields of one core.
-#[derive(Clone, Debug, Default)]
-pub struct Histogram {
-    buckets: [u64; BOUNDS_US.len() + 1],
-    sum_us: u64,
-}
-
-impl Histogram {
-    /// Counts one duration.
-    pub fn record_us(&mut self, duration_us: u64) {
-        let bucket = BOUNDS_US.partition_point(|bound| *bound < duration_us);
-        self.buckets[bucket] += 1;
-        self.sum_us = self.sum_us.saturating_add(duration_us);
-    }
-}
-
-/// The distributions that the engine itself measures.
-#[derive(Clone, Debug, Default)]
-pub struct Timings {
-    /// See the table.
-    pub ingest: Histogram,
-    /// See the table.
-    pub commit: Histogram,
-    /// See the table.
-    pub query: Histogram,
-    /// See the table.
-    pub delivery: Histogram,
-}
-
 /// Levels of one core.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Levels {
@@ -281,25 +247,6 @@ pub struct Snapshot<'a> {
     pub timings: &'a Timings,
     /// Levels.
     pub levels: Levels,
-}
-
-/// Adds up the counters of a core's shards.
-pub fn add_shard(sum: &mut ShardCounters, shard: &ShardCounters) {
-    sum.accepted += shard.accepted;
-    sum.ephemeral += shard.ephemeral;
-    sum.replaced += shard.replaced;
-    sum.deleted += shard.deleted;
-    sum.vanishes += shard.vanishes;
-    sum.removed += shard.removed;
-    sum.sums += shard.sums;
-    sum.refused.merge(&shard.refused);
-    sum.verified += shard.verified;
-    sum.door.merge(&shard.door);
-    sum.pages += shard.pages;
-    sum.rows_scanned += shard.rows_scanned;
-    sum.rows_sent += shard.rows_sent;
-    sum.live_batches += shard.live_batches;
-    sum.fell_behind += shard.fell_behind;
 }
 
 impl Cells {
@@ -497,7 +444,7 @@ mod tests {
             ..ShardCounters::default()
         };
         let mut shards = ShardCounters::default();
-        add_shard(&mut shards, &shard);
+        serve::add_counters(&mut shards, &shard);
         let mut timings = Timings::default();
         timings.ingest.record_us(50);
         timings.ingest.record_us(51);

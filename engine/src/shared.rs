@@ -5,19 +5,9 @@
 use crate::config::Config;
 use crate::metrics::Cells;
 use crate::runtime::wake::Wake;
+pub use serve::Phase;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// Where the relay is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
-    /// It serves.
-    Serving = 0,
-    /// Nobody is accepted, events are refused, answers go out, connections are closed.
-    Draining = 1,
-    /// Shards write everything down.
-    Closing = 2,
-}
 
 /// Shared by all cores; written rarely.
 pub struct Shared {

@@ -27,6 +27,7 @@ fn home() -> Home {
         neg: NegConfig::default(),
         door: Asks::NOTHING,
         submit_credit: SUBMIT_CREDIT,
+        query_slots: shards::message::QUERY_SLOTS,
         page_bytes_max: 1 << 20,
         seed: SeededState::new(secret),
     })

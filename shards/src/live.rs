@@ -1,7 +1,7 @@
 //! An owner's ring of recent durable events and, per core, how far it has been sent: a cursor, not
 //! a queue. A commit never waits for a reader; a core that falls off the ring is told so.
 
-use crate::message::{LIVE_CREDIT, LiveIndex, ToHome};
+use crate::message::{LiveIndex, ToHome};
 use proto::Event;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -32,18 +32,22 @@ pub struct LiveRing {
     bytes_max: usize,
     /// Index of the oldest event held.
     first: LiveIndex,
+    /// Greatest credit of a core.
+    credit_max: u32,
     readers: Box<[Reader]>,
 }
 
 impl LiveRing {
-    /// An empty ring for `cores` cores that holds up to `bytes_max`, at most [`RING_BYTES_MAX`].
-    pub fn new(cores: usize, bytes_max: usize) -> Self {
-        let reader = Reader { interest: 0, next: 0, credit: LIVE_CREDIT };
+    /// An empty ring for `cores` cores that holds up to `bytes_max`, at most [`RING_BYTES_MAX`], and
+    /// sends each up to `credit_max` events ahead.
+    pub fn new(cores: usize, bytes_max: usize, credit_max: u32) -> Self {
+        let reader = Reader { interest: 0, next: 0, credit: credit_max };
         Self {
             events: VecDeque::new(),
             bytes: 0,
             bytes_max: bytes_max.min(RING_BYTES_MAX),
             first: 0,
+            credit_max,
             readers: vec![reader; cores].into(),
         }
     }
@@ -114,7 +118,7 @@ impl LiveRing {
     /// `core` took `events` off its queue.
     pub fn grant(&mut self, core: usize, events: u32) {
         let reader = &mut self.readers[core];
-        reader.credit = reader.credit.saturating_add(events).min(LIVE_CREDIT);
+        reader.credit = reader.credit.saturating_add(events).min(self.credit_max);
     }
 
     /// Calls `send` with what can be sent now.

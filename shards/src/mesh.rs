@@ -34,13 +34,20 @@ pub struct Port {
     outgoing: Box<[VecDeque<Envelope>]>,
 }
 
-/// Makes the ports of `cores` cores.
+/// Makes the ports of `cores` cores, with as many slots as suit their number.
 ///
 /// # Panics
 /// If `cores` is 0 or above [`CORES_MAX`]: a mistake of the caller, which has checked its config.
 pub fn mesh(cores: usize) -> Vec<Port> {
+    mesh_with_slots(cores, (8192 / cores.max(1)).max(64))
+}
+
+/// Makes the ports of `cores` cores whose rings hold `slots` batches each.
+///
+/// # Panics
+/// If `cores` is 0 or above [`CORES_MAX`], or there is no slot: a mistake of the caller.
+pub fn mesh_with_slots(cores: usize, slots: usize) -> Vec<Port> {
     assert!((1..=CORES_MAX).contains(&cores), "a mesh connects 1 to {CORES_MAX} cores");
-    let slots = (8192 / cores).max(64);
     let mailbox = || Mailbox {
         has_mail: AtomicU64::new(0),
         parked: AtomicBool::new(false),

@@ -30,7 +30,7 @@ pub const SUBMIT_CREDIT: u32 = 256;
 pub const REMOVE_IDS_MAX: usize = 256;
 /// Bytes of events under way from one home to all shards, shared among them evenly.
 pub const SUBMIT_BYTES: usize = 8 * 1024 * 1024;
-/// Query replies under way to one home.
+/// Query replies under way to one home, unless [`crate::HomeConfig`] says otherwise.
 pub const QUERY_SLOTS: u32 = 512;
 /// Bytes of packed events in one page (a single larger event still makes a page).
 pub const PAGE_BYTES_MAX: usize = 128 * 1024;
@@ -38,7 +38,7 @@ pub const PAGE_BYTES_MAX: usize = 128 * 1024;
 pub const PAGE_ROWS_MAX: u32 = 512;
 /// Positions in one page of ids: 36 bytes each, so not much more than a page of events.
 pub const PAGE_IDS_MAX: u32 = 4096;
-/// Live events that a home lets a shard send ahead.
+/// Live events that a home lets a shard send ahead, unless [`crate::ShardConfig`] says otherwise.
 pub const LIVE_CREDIT: u32 = 1024;
 
 /// A connection (or a control task) of a home. The generation keeps an answer that is late from

@@ -158,8 +158,8 @@ fn every_event_comes_once_on_either_side_of_the_border() {
 #[test]
 fn a_core_that_falls_off_the_ring_is_told_and_its_subscriptions_end() {
     use shards::live::{LiveRing, RING_BYTES_MAX, RING_EVENTS_MAX};
-    use shards::message::ToHome;
-    let mut ring = LiveRing::new(2, RING_BYTES_MAX);
+    use shards::message::{LIVE_CREDIT, ToHome};
+    let mut ring = LiveRing::new(2, RING_BYTES_MAX, LIVE_CREDIT);
     let event = Signer::from_seed(3).sign(&Draft::new(1, 5).content("x"));
     ring.push(event.clone());
     let (from, next) = ring.install(1);
@@ -225,9 +225,10 @@ fn held_events_follow_at_the_readers_pace() {
 #[test]
 fn a_ring_keeps_to_the_bytes_it_was_given() {
     use shards::live::LiveRing;
+    use shards::message::LIVE_CREDIT;
     let event = Signer::from_seed(3).sign(&Draft::new(1, 5).content("x"));
     let bytes_max = 10 * event.packed().len();
-    let mut ring = LiveRing::new(1, bytes_max);
+    let mut ring = LiveRing::new(1, bytes_max, LIVE_CREDIT);
     ring.install(0);
     for _ in 0..100 {
         ring.push(event.clone());

@@ -27,6 +27,7 @@ fn home(shards: u16) -> Home {
         neg: NegConfig::default(),
         door: Asks::NOTHING,
         submit_credit: SUBMIT_CREDIT,
+        query_slots: shards::message::QUERY_SLOTS,
         page_bytes_max: 64 << 20,
         seed: SeededState::new(Secret([7; 16])),
     })

@@ -30,6 +30,7 @@ fn home(shards: u16, neg: NegConfig) -> Home {
         neg,
         door: Asks::NOTHING,
         submit_credit: SUBMIT_CREDIT,
+        query_slots: shards::message::QUERY_SLOTS,
         seed: SeededState::new(Secret([7; 16])),
     })
 }

@@ -312,9 +312,40 @@ impl<S: Segments> Segments for FaultSegments<S> {
         self.perform_or_lose(segment, effect, |inner| inner.create(segment, header))
     }
 
+    /// Nothing is durable before it is synced, whether the write reports an error or not.
     fn write(&self, segment: Seq, offset: u32, bytes: &[u8]) -> Result<(), WorldError> {
-        let effect = Unsynced::Write { segment, offset, bytes: bytes.to_vec() };
-        self.perform_or_lose(segment, effect, |inner| inner.write(segment, offset, bytes))
+        let fate = self.fate(segment)?;
+        let mut state = self.state.borrow_mut();
+        state.unsynced.push(Unsynced::Write { segment, offset, bytes: bytes.to_vec() });
+        match fate {
+            Fate::Fails => {
+                state.counts.failed += 1;
+                Err(failed(segment, "input/output error"))
+            }
+            Fate::Durable | Fate::Unsynced => Ok(()),
+        }
+    }
+
+    /// A sync that fails leaves everything as it was: any of it may survive or not.
+    fn sync(&self, segment: Seq) -> Result<(), WorldError> {
+        match self.fate(segment)? {
+            Fate::Unsynced => return Ok(()),
+            Fate::Fails => {
+                self.state.borrow_mut().counts.failed += 1;
+                return Err(failed(segment, "input/output error"));
+            }
+            Fate::Durable => {}
+        }
+        let mut state = self.state.borrow_mut();
+        for effect in std::mem::take(&mut state.unsynced) {
+            match effect {
+                Unsynced::Write { segment: of, offset, bytes } if of == segment => {
+                    self.inner.write(segment, offset, &bytes)?;
+                }
+                other => state.unsynced.push(other),
+            }
+        }
+        self.inner.sync(segment)
     }
 
     fn seal(&self, segment: Seq, length: u32) -> Result<(), WorldError> {

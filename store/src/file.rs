@@ -203,7 +203,15 @@ impl FileSegments {
             write_zeros(&writing.file, end, prewritten)?;
             writing.prewritten = prewritten;
         }
-        sync_file(&writing.file)
+        Ok(())
+    }
+
+    fn sync_segment(&self, segment: Seq) -> io::Result<()> {
+        let writing = self.writing.borrow();
+        match writing.as_ref().filter(|writing| writing.segment == segment) {
+            Some(writing) => sync_file(&writing.file),
+            None => Err(io::Error::other("the segment is not the one that is being written")),
+        }
     }
 
     fn staged_path(&self, segment: Seq) -> PathBuf {
@@ -354,6 +362,10 @@ impl Segments for FileSegments {
 
     fn write(&self, segment: Seq, offset: u32, bytes: &[u8]) -> Result<(), WorldError> {
         self.write_file(segment, offset, bytes).map_err(|error| failed(segment, &error))
+    }
+
+    fn sync(&self, segment: Seq) -> Result<(), WorldError> {
+        self.sync_segment(segment).map_err(|error| failed(segment, &error))
     }
 
     fn seal(&self, segment: Seq, length: u32) -> Result<(), WorldError> {

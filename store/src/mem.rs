@@ -225,6 +225,11 @@ impl Segments for MemSegments {
         Ok(())
     }
 
+    fn sync(&self, segment: Seq) -> Result<(), WorldError> {
+        let exists = self.segments.borrow().contains_key(&segment);
+        exists.then_some(()).ok_or_else(|| no_segment(segment))
+    }
+
     fn seal(&self, segment: Seq, length: u32) -> Result<(), WorldError> {
         let mut segments = self.segments.borrow_mut();
         segments.get_mut(&segment).ok_or_else(|| no_segment(segment))?.truncate(length as usize);

@@ -52,11 +52,18 @@ pub trait Segments {
     /// [`WorldError::Log`]; the process must end.
     fn create(&self, segment: Seq, header: &[u8]) -> Result<(), WorldError>;
 
-    /// Writes `bytes` at `offset` and makes them durable.
+    /// Writes `bytes` at `offset`. They are durable after [`Segments::sync`], and any of them may be
+    /// gone if the machine stops before.
     ///
     /// # Errors
     /// [`WorldError::Log`]; the process must end.
     fn write(&self, segment: Seq, offset: u32, bytes: &[u8]) -> Result<(), WorldError>;
+
+    /// Makes everything durable that has been written to a segment.
+    ///
+    /// # Errors
+    /// [`WorldError::Log`]; the process must end.
+    fn sync(&self, segment: Seq) -> Result<(), WorldError>;
 
     /// Cuts a segment at `length`, durably.
     ///
@@ -111,6 +118,7 @@ pub trait Segments {
             }
             LogEffect::Write { segment, offset, bytes, through } => {
                 self.write(*segment, *offset, bytes)?;
+                self.sync(*segment)?;
                 Ok(StoreInput::LogDurable { through: *through })
             }
             LogEffect::Seal { segment, length } => {

@@ -178,6 +178,10 @@ impl Segments for Late {
         self.inner.write(segment, offset, bytes)
     }
 
+    fn sync(&self, segment: Seq) -> Result<(), WorldError> {
+        self.inner.sync(segment)
+    }
+
     fn seal(&self, segment: Seq, length: u32) -> Result<(), WorldError> {
         self.inner.seal(segment, length)
     }

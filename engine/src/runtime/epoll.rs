@@ -190,7 +190,7 @@ impl EpollReactor {
 
     /// Every send goes at once as far as the kernel has room, whether more follows or not.
     pub(crate) fn send(&mut self, id: SocketId, bytes: Vec<u8>, _: bool) -> Sending {
-        let Some(socket) = self.sockets.find(id) else { return Sending::Failed(Errno::BADF) };
+        let Some(socket) = self.sockets.find(id) else { return Sending::Failed };
         assert!(socket.sending.is_none(), "one send at a time per socket");
         match send_some(&socket.fd, &bytes) {
             Ok(sent) if sent == bytes.len() => Sending::Done(bytes),
@@ -199,7 +199,7 @@ impl EpollReactor {
                 register(&self.epoll, id, socket);
                 Sending::Started
             }
-            Err(error) => Sending::Failed(error),
+            Err(_) => Sending::Failed,
         }
     }
 

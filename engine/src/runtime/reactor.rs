@@ -8,18 +8,8 @@ use super::uring::UringReactor;
 use super::wake::Wake;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
+pub use serve::{Peer, Sending};
 use std::io;
-use std::net::SocketAddr;
-
-/// The other end of an accepted connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
-    /// It came over the network.
-    Remote(SocketAddr),
-    /// It came through a socket in the data directory, which only the owner of the directory can
-    /// reach.
-    Local,
-}
 
 /// What happened, as a turn tells it.
 #[derive(Debug)]
@@ -71,17 +61,6 @@ pub enum Completion<'a> {
 
 /// Takes the completions of a turn.
 pub type Sink<'s> = dyn FnMut(Completion<'_>) + 's;
-
-/// How far a send went at once.
-#[derive(Debug)]
-pub enum Sending {
-    /// All of it; the bytes come back as they were given.
-    Done(Vec<u8>),
-    /// [`Completion::Sent`] or [`Completion::Failed`] will follow.
-    Started,
-    /// The socket is of no further use (or unknown).
-    Failed(Errno),
-}
 
 /// Which backend a reactor uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,14 +1,6 @@
 //! Storage of open sockets, each under an index and a generation.
 
-/// Names one open socket of one reactor. The generation changes whenever an index is given to
-/// another socket, so a completion that arrives late can never be taken for the new one's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SocketId {
-    /// Place in the reactor's table; small and dense, so it may index the caller's own table.
-    pub index: u32,
-    /// How often the place has been used before, 24 bits.
-    pub generation: u32,
-}
+pub use serve::SocketId;
 
 /// Generations wrap after this many uses of one index; a completion cannot be that old.
 const GENERATION_MASK: u32 = 0x00ff_ffff;

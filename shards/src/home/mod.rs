@@ -82,6 +82,8 @@ pub struct HomeConfig {
     /// Events under way to one shard; [`crate::message::SUBMIT_CREDIT`], or more if that many are to
     /// wait at the policy door.
     pub submit_credit: u32,
+    /// Query replies under way; [`crate::message::QUERY_SLOTS`].
+    pub query_slots: u32,
     /// Seed of the maps.
     pub seed: SeededState,
 }
@@ -384,7 +386,7 @@ impl Home {
             waiting_witness: (0..shards).map(|_| VecDeque::new()).collect(),
             removals: SeededMap::with_hasher(config.seed),
             waiting_submit: (0..shards).map(|_| VecDeque::new()).collect(),
-            slots: Slots::new(shards, config.seed),
+            slots: Slots::new(config.query_slots, shards, config.seed),
             ready: VecDeque::new(),
             page_bytes: 0,
             filter_bytes: 0,

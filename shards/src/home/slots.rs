@@ -9,7 +9,7 @@
 //! Nobody waits for ever: a slot comes back with every reply, and a client that holds none is below
 //! its share.
 
-use crate::message::{Client, QUERY_SLOTS, QueryId};
+use crate::message::{Client, QueryId};
 use proto::{SeededMap, SeededState};
 use std::collections::VecDeque;
 
@@ -42,8 +42,9 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    pub(super) fn new(shards: usize, seed: SeededState) -> Self {
-        let total = QUERY_SLOTS.max(shards as u32);
+    /// `total` slots, but as many as one query needs in any case.
+    pub(super) fn new(total: u32, shards: usize, seed: SeededState) -> Self {
+        let total = total.max(shards as u32);
         Self {
             total,
             free: total,
@@ -162,6 +163,7 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::QUERY_SLOTS;
     use proto::Secret;
 
     fn client(slot: u32) -> Client {
@@ -173,7 +175,7 @@ mod tests {
     }
 
     fn slots() -> Slots {
-        Slots::new(2, SeededState::new(Secret([1; 16])))
+        Slots::new(QUERY_SLOTS, 2, SeededState::new(Secret([1; 16])))
     }
 
     #[test]

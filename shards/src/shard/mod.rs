@@ -41,6 +41,8 @@ pub struct ShardConfig {
     pub door_in_flight_max: usize,
     /// Bytes of recent events kept for cores that take live events slowly.
     pub ring_bytes_max: usize,
+    /// Live events that are sent to a core ahead of its grants; [`crate::message::LIVE_CREDIT`].
+    pub live_credit: u32,
 }
 
 /// What happens to a shard.
@@ -115,7 +117,7 @@ impl Shard {
             queries: SeededMap::with_hasher(config.seed),
             searching: VecDeque::new(),
             waiting: SeededMap::with_hasher(config.seed),
-            live: LiveRing::new(config.cores, config.ring_bytes_max),
+            live: LiveRing::new(config.cores, config.ring_bytes_max, config.live_credit),
             removals: VecDeque::new(),
             proven: proto::SeededSet::with_hasher(config.seed),
             counters: ShardCounters::default(),

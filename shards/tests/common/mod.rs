@@ -107,6 +107,7 @@ fn home(setup: &Setup, core: u16) -> Home {
         public_url: setup.public_url.clone(),
         door: setup.door,
         submit_credit: setup.submit_credit,
+        query_slots: shards::message::QUERY_SLOTS,
         page_bytes_max: 64 << 20,
         filter_bytes_max: setup.filter_bytes_max,
         neg: setup.neg.clone(),
@@ -186,6 +187,7 @@ impl World {
             verify_slice: 16,
             recent_ids_max: 1000,
             ring_bytes_max: shards::live::RING_BYTES_MAX,
+            live_credit: shards::message::LIVE_CREDIT,
             door_in_flight_max: setup.door_in_flight_max,
         };
         self.shards.push(Shard::new(config, store, Box::new(verifier.clone())));

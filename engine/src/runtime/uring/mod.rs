@@ -388,9 +388,9 @@ impl UringReactor {
     }
 
     pub(crate) fn send(&mut self, id: SocketId, bytes: Vec<u8>, is_followed: bool) -> Sending {
-        let Some(socket) = self.sockets.find(id) else { return Sending::Failed(Errno::BADF) };
+        let Some(socket) = self.sockets.find(id) else { return Sending::Failed };
         if socket.closing {
-            return Sending::Failed(Errno::BADF);
+            return Sending::Failed;
         }
         assert!(socket.sending.is_none(), "one send at a time per socket");
         if bytes.is_empty() {
@@ -405,7 +405,7 @@ impl UringReactor {
         match at {
             Ok(at) if at == bytes.len() => return Sending::Done(bytes),
             Ok(at) => socket.sending = Some(Unsent { bytes, at }),
-            Err(error) => return Sending::Failed(error),
+            Err(_) => return Sending::Failed,
         }
         self.continue_sending(id);
         Sending::Started

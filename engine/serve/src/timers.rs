@@ -1,25 +1,25 @@
 //! When each connection wants to be looked at again.
 
-use crate::runtime::slots::SocketId;
+use crate::socket::SocketId;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 /// Deadlines of a core's connections. An entry may be stale: whoever takes it asks the connection.
 /// Bounded by two entries per connection, since a connection adds one only for an earlier deadline.
 #[derive(Debug, Default)]
-pub(super) struct Timers {
+pub(crate) struct Timers {
     heap: BinaryHeap<Reverse<(u64, SocketId)>>,
 }
 
 impl Timers {
-    pub(super) fn set(&mut self, deadline_ms: u64, socket: SocketId) {
+    pub(crate) fn set(&mut self, deadline_ms: u64, socket: SocketId) {
         if deadline_ms < u64::MAX {
             self.heap.push(Reverse((deadline_ms, socket)));
         }
     }
 
     /// The next one that is due, with the deadline it was set for.
-    pub(super) fn next_due(&mut self, now_ms: u64) -> Option<(u64, SocketId)> {
+    pub(crate) fn next_due(&mut self, now_ms: u64) -> Option<(u64, SocketId)> {
         let Reverse((deadline_ms, _)) = self.heap.peek()?;
         if *deadline_ms > now_ms {
             return None;
@@ -27,7 +27,7 @@ impl Timers {
         self.heap.pop().map(|Reverse(entry)| entry)
     }
 
-    pub(super) fn next_ms(&self) -> Option<u64> {
+    pub(crate) fn next_ms(&self) -> Option<u64> {
         self.heap.peek().map(|Reverse((deadline_ms, _))| *deadline_ms)
     }
 }

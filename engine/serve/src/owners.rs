@@ -1,13 +1,9 @@
 //! The shards of a core, and the answers of their worlds.
 
-use crate::effects::Performer;
-use crate::log::{self, Level};
-use crate::metrics;
-use crate::policy::PolicyPort;
+use crate::machine::Machine;
 use crate::post::Post;
-use crate::runtime::log_thread::LogDone;
-use crate::runtime::reactor::Reactor;
 use proto::Now;
+use shards::counters::ShardCounters;
 use shards::door;
 use shards::message::{CoreId, ShardId, ShardStats, ToShard};
 use shards::shard::{Shard, ShardEffects, ShardInput};
@@ -27,28 +23,55 @@ pub struct Owned {
     pub effects: Vec<StoreEffect>,
 }
 
+/// The disk has passed its high-water mark, or has room again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskLevel {
+    /// Events are refused.
+    pub is_low: bool,
+    /// Free bytes.
+    pub free_bytes: u64,
+}
+
+/// Adds up the counters of a core's shards.
+pub fn add_counters(sum: &mut ShardCounters, shard: &ShardCounters) {
+    sum.accepted += shard.accepted;
+    sum.ephemeral += shard.ephemeral;
+    sum.replaced += shard.replaced;
+    sum.deleted += shard.deleted;
+    sum.vanishes += shard.vanishes;
+    sum.removed += shard.removed;
+    sum.sums += shard.sums;
+    sum.refused.merge(&shard.refused);
+    sum.verified += shard.verified;
+    sum.door.merge(&shard.door);
+    sum.pages += shard.pages;
+    sum.rows_scanned += shard.rows_scanned;
+    sum.rows_sent += shard.rows_sent;
+    sum.live_batches += shard.live_batches;
+    sum.fell_behind += shard.fell_behind;
+}
+
 /// The shards that live on one core. Owned by the core.
 pub struct Owners {
     owned: Vec<(ShardId, Shard, ShardEffects)>,
-    performer: Performer,
     /// The last turn ended before the world's answers did: some may be there already.
     is_cut_short: bool,
     is_low_on_space: bool,
 }
 
 impl Owners {
-    /// `performer` knows the same shards in the same order.
-    pub fn new(owned: Vec<Owned>, performer: Performer) -> Self {
+    /// In the order in which the machine knows them.
+    pub fn new(owned: Vec<Owned>) -> Self {
         let owned = owned.into_iter().map(|Owned { id, shard, effects }| {
             (id, shard, ShardEffects { store: effects, ..ShardEffects::default() })
         });
-        Self { owned: owned.collect(), performer, is_cut_short: false, is_low_on_space: false }
+        Self { owned: owned.collect(), is_cut_short: false, is_low_on_space: false }
     }
 
     /// Whether a turn would get anything done.
-    pub(super) fn has_work(&self) -> bool {
+    pub(crate) fn has_work(&self, machine: &impl Machine) -> bool {
         self.is_cut_short
-            || self.performer.has_answer()
+            || machine.has_answer()
             || self.owned.iter().any(|(_, shard, effects)| {
                 let ShardEffects { store, to_home, door, .. } = effects;
                 shard.has_work() || !(store.is_empty() && to_home.is_empty() && door.is_empty())
@@ -56,12 +79,12 @@ impl Owners {
     }
 
     /// Takes a message for one of the shards.
-    pub(super) fn message(&mut self, now: Now, from: CoreId, to: ShardId, message: ToShard) {
+    pub(crate) fn message(&mut self, now: Now, from: CoreId, to: ShardId, message: ToShard) {
         self.step(now, to, ShardInput::From(from, message));
     }
 
     /// A policy plug-in has answered one of the shards.
-    pub(super) fn door_answered(&mut self, now: Now, to: ShardId, answer: door::Answer) {
+    pub(crate) fn door_answered(&mut self, now: Now, to: ShardId, answer: door::Answer) {
         self.step(now, to, ShardInput::Door(answer));
     }
 
@@ -72,73 +95,56 @@ impl Owners {
     }
 
     /// The end of a loop turn: verify, write, send live events.
-    pub(super) fn turn(&mut self, now: Now) {
+    pub(crate) fn turn(&mut self, now: Now) {
         for (_, shard, effects) in &mut self.owned {
             shard.step(now, ShardInput::Turn, effects);
         }
     }
 
-    pub(super) fn tick(&mut self, now: Now) {
+    pub(crate) fn tick(&mut self, now: Now) {
         for (_, shard, effects) in &mut self.owned {
             shard.step(now, ShardInput::Tick, effects);
         }
     }
 
     /// Tells the shards when the disk passes its high-water mark and when it has fallen back a tenth
-    /// below it.
-    pub(super) fn watch_disk(&mut self, now: Now, free_min_bytes: u64) {
-        let Some(free) = self.performer.free_bytes() else { return };
+    /// below it; says so if that has just happened.
+    pub(crate) fn watch_disk(
+        &mut self,
+        now: Now,
+        free_bytes: Option<u64>,
+        free_min_bytes: u64,
+    ) -> Option<DiskLevel> {
+        let free_bytes = free_bytes?;
         let resume_bytes = free_min_bytes.saturating_add(free_min_bytes / 10);
-        let is_low = free < if self.is_low_on_space { resume_bytes } else { free_min_bytes };
+        let is_low = free_bytes < if self.is_low_on_space { resume_bytes } else { free_min_bytes };
         if is_low == self.is_low_on_space {
-            return;
+            return None;
         }
         self.is_low_on_space = is_low;
-        let mib = free >> 20;
-        if self.owned.first().is_some_and(|(shard, ..)| *shard == 0) {
-            match is_low {
-                true => log::line(
-                    Level::Error,
-                    &format!(
-                        "storage full: {mib} MiB are free, less than store.free_min_mib; events are refused"
-                    ),
-                ),
-                false => {
-                    log::line(Level::Info, &format!("{mib} MiB are free: events are taken again"))
-                }
-            }
-        }
         for (_, shard, effects) in &mut self.owned {
             shard.step(now, ShardInput::LowOnSpace(is_low), effects);
         }
+        Some(DiskLevel { is_low, free_bytes })
     }
 
-    pub(super) fn close(&mut self, now: Now) {
+    pub(crate) fn close(&mut self, now: Now) {
         for (_, shard, effects) in &mut self.owned {
             shard.step(now, ShardInput::Close, effects);
         }
     }
 
-    pub(super) fn are_closed(&self) -> bool {
+    pub(crate) fn are_closed(&self) -> bool {
         self.owned.iter().all(|(_, shard, _)| shard.is_closed())
-    }
-
-    /// Log work is done; returns how long it took when all of it is.
-    pub(super) fn logged(
-        &mut self,
-        done: LogDone,
-        reactor: &mut Reactor,
-    ) -> io::Result<Option<u64>> {
-        self.performer.logged(done, reactor)
     }
 
     /// Starts what the shards want of the world, feeds the world's answers back, and posts their
     /// messages.
-    pub(super) fn perform(
+    pub(crate) fn perform(
         &mut self,
         now: Now,
-        reactor: &mut Reactor,
-        (post, policy): (&mut Post, &mut PolicyPort),
+        post: &mut Post,
+        machine: &mut impl Machine,
     ) -> io::Result<()> {
         self.is_cut_short = false;
         for _ in 0..STEPS_MAX {
@@ -150,13 +156,13 @@ impl Owners {
                     post.to_home(core, *id, message);
                 }
                 for question in effects.door.drain(..) {
-                    policy.ask_write(*id, question);
+                    machine.ask_write(*id, question);
                 }
                 for effect in effects.store.drain(..) {
-                    self.performer.perform(now, place, effect, reactor)?;
+                    machine.perform(now, place, effect)?;
                 }
             }
-            let Some((place, answer)) = self.performer.next_answer() else { return Ok(()) };
+            let Some((place, answer)) = machine.next_answer() else { return Ok(()) };
             let (_, shard, effects) = &mut self.owned[place];
             shard.step(now, ShardInput::Store(answer), effects);
         }
@@ -164,12 +170,17 @@ impl Owners {
         Ok(())
     }
 
+    /// The shards, in the order of the core's list.
+    pub fn shards(&self) -> impl Iterator<Item = (ShardId, &Shard)> {
+        self.owned.iter().map(|(id, shard, _)| (*id, shard))
+    }
+
     /// What the shards hold together.
-    pub(super) fn stats(&self) -> ShardStats {
+    pub fn stats(&self) -> ShardStats {
         let mut sum = ShardStats::default();
         for (_, shard, _) in &self.owned {
             let stats = shard.stats();
-            metrics::add_shard(&mut sum.counters, &stats.counters);
+            add_counters(&mut sum.counters, &stats.counters);
             sum.store_bytes += stats.store_bytes;
             sum.live_bytes += stats.live_bytes;
             sum.ingest_depth += stats.ingest_depth;

@@ -1,11 +1,9 @@
 //! The connections of a core and their home: bytes in, messages to shards and bytes out.
 
-use super::timers::Timers;
-use crate::log::{Level, Throttle};
-use crate::metrics::Timings;
-use crate::runtime::reactor::{Peer, Reactor, Sending};
-use crate::runtime::slots::SocketId;
-use crate::runtime::{clock, entropy};
+use crate::machine::Machine;
+use crate::socket::{Peer, Sending, SocketId};
+use crate::timers::Timers;
+use crate::timings::Timings;
 use net::admission::Admitted;
 use net::{
     Admission, CloseCause, Conn, ConnCore, ConnEvent, Pushed, Teardown, Trust, TrustedProxies,
@@ -24,16 +22,13 @@ const MEASURED_MAX: usize = 16 * 1024;
 /// Requests of clients that left before the answer are forgotten after this long.
 const MEASURED_US_MAX: u64 = 60_000_000;
 
-static CROWDED: Throttle = Throttle::new();
-static DESCRIPTORS: Throttle = Throttle::new();
-
 /// One connection and what the loop knows about its socket.
 struct Entry {
     socket: SocketId,
     conn: Conn,
     /// How admission counts it; `None` if it was refused, or came through the local socket.
     admitted: Option<Admitted>,
-    /// A chunk is with the reactor.
+    /// A chunk is with the machine.
     is_sending: bool,
     is_half_closed: bool,
     /// The peer sends no more: it is closed when it has been told everything.
@@ -41,7 +36,7 @@ struct Entry {
     /// The home gives it no stored rows until its outbox is low again.
     is_paused: bool,
     is_dirty: bool,
-    /// Bytes of live events since its output was last handed to the reactor.
+    /// Bytes of live events since its output was last handed to the machine.
     burst_bytes: usize,
     /// The earliest deadline in the timers.
     armed_ms: u64,
@@ -49,16 +44,23 @@ struct Entry {
 
 /// Owned by one core. Bounded by admission (connections), the outbox and input budgets of
 /// [`ConnCore`], and the home's own bounds.
-pub(super) struct Clients {
+pub struct Clients {
     entries: Vec<Option<Entry>>,
-    pub(super) net: ConnCore,
-    pub(super) admission: Admission,
-    pub(super) home: Home,
-    pub(super) effects: HomeEffects,
-    pub(super) timings: Timings,
-    pub(super) metrics_allow: TrustedProxies,
-    /// Connections that wait for the figures of all cores.
-    pub(super) scrapers: Vec<SocketId>,
+    /// What the connections share.
+    pub net: ConnCore,
+    /// Who may connect.
+    pub admission: Admission,
+    /// Their home.
+    pub home: Home,
+    pub(crate) effects: HomeEffects,
+    /// What is measured.
+    pub timings: Timings,
+    /// Who may read the metrics.
+    pub metrics_allow: TrustedProxies,
+    scrapers: Vec<SocketId>,
+    /// Microseconds of a monotonic clock, for `timings` and nothing else.
+    stopwatch: fn() -> u64,
+    is_crowded: bool,
     timers: Timers,
     dirty: Vec<SocketId>,
     is_behind: bool,
@@ -80,15 +82,17 @@ fn socket_of(client: Client) -> SocketId {
 }
 
 impl Clients {
-    pub(super) fn new(
-        net: ConnCore,
-        admission: Admission,
-        home: Home,
+    /// Without connections yet; `stopwatch` tells microseconds for the timings.
+    pub fn new(
+        (net, admission, home): (ConnCore, Admission, Home),
         metrics_allow: TrustedProxies,
         seed: SeededState,
+        stopwatch: fn() -> u64,
     ) -> Self {
         Self {
             entries: Vec::new(),
+            stopwatch,
+            is_crowded: false,
             net,
             admission,
             home,
@@ -109,13 +113,18 @@ impl Clients {
         }
     }
 
+    /// Gives the home something to do; its replies wait for the turn's deliveries.
+    pub fn step(&mut self, now: Now, input: HomeInput) {
+        self.home.step(now, input, &mut self.effects);
+    }
+
     /// Open connections.
-    pub(super) fn open(&self) -> usize {
+    pub fn open(&self) -> usize {
         self.open
     }
 
     /// Whether a turn would get anything done.
-    pub(super) fn has_work(&self) -> bool {
+    pub(crate) fn has_work(&self) -> bool {
         self.is_behind
             || !(self.dirty.is_empty()
                 && self.unparked.is_empty()
@@ -154,18 +163,20 @@ impl Clients {
         }
     }
 
-    pub(super) fn accepted(&mut self, now: Now, socket: SocketId, peer: Peer) {
+    /// A connection was accepted; reading has begun. `entropy` becomes its AUTH challenge and must
+    /// not be predictable.
+    pub fn accepted(&mut self, now: Now, socket: SocketId, peer: Peer, entropy: [u8; 16]) {
         let place = socket.index as usize;
         if self.entries.len() <= place {
             self.entries.resize_with(place + 1, || None);
         }
         let (mut conn, admitted) = match peer {
-            Peer::Remote(address) => self.admit(now, address.ip().to_canonical()),
+            Peer::Remote(address) => self.admit(now, address.ip().to_canonical(), entropy),
             // The operator's own: above the limits on strangers.
             Peer::Local => {
                 let input = HomeInput::Trusted(client_of(socket));
                 self.home.step(now, input, &mut self.effects);
-                (Conn::of_operator(now, entropy::bytes(), &self.net), None)
+                (Conn::of_operator(now, entropy, &self.net), None)
             }
         };
         if self.is_draining {
@@ -184,11 +195,11 @@ impl Clients {
             burst_bytes: 0,
             armed_ms: u64::MAX,
         });
-        self.warn_of_crowds(now);
+        self.is_crowded |= self.admission.take_warning().is_some();
     }
 
-    fn admit(&mut self, now: Now, address: IpAddr) -> (Conn, Option<Admitted>) {
-        let mut conn = Conn::new(now, address, entropy::bytes(), &self.net);
+    fn admit(&mut self, now: Now, address: IpAddr, entropy: [u8; 16]) -> (Conn, Option<Admitted>) {
+        let mut conn = Conn::new(now, address, entropy, &self.net);
         let trusted = &self.net.config.trusted_proxies;
         match self.admission.admit(now.monotonic_ms, address, trusted) {
             Ok(admitted) => (conn, Some(admitted)),
@@ -199,22 +210,19 @@ impl Clients {
         }
     }
 
-    fn warn_of_crowds(&mut self, now: Now) {
-        if self.admission.take_warning().is_some() {
-            CROWDED.line(
-                now,
-                Level::Warn,
-                "one address has used up its connections; if a proxy stands there, name it in \
-                 network.trusted_proxies",
-            );
-        }
+    /// Whether one address has used up its connections since the last call, which the operator
+    /// should hear of.
+    pub fn take_crowded(&mut self) -> bool {
+        std::mem::take(&mut self.is_crowded)
     }
 
-    pub(super) fn accept_failed(now: Now, error: rustix::io::Errno) {
-        DESCRIPTORS.line(now, Level::Error, &format!("cannot accept connections: {error}"));
+    /// Whether anybody waits for the figures of all cores.
+    pub fn has_scrapers(&self) -> bool {
+        !self.scrapers.is_empty()
     }
 
-    pub(super) fn received(&mut self, now: Now, socket: SocketId, bytes: &[u8]) {
+    /// Bytes arrived.
+    pub fn received(&mut self, now: Now, socket: SocketId, bytes: &[u8]) {
         let Some(mut entry) = self.take(socket) else { return };
         if entry.conn.is_parked() {
             // Was under way when reading stopped; bounded by what the kernel had received.
@@ -272,11 +280,11 @@ impl Clients {
         let slot = entry.socket.index;
         match &message {
             ClientMessage::Event(event) if self.events_since_us.len() < MEASURED_MAX => {
-                self.events_since_us.insert((slot, event.view().id()), clock::monotonic_us());
+                self.events_since_us.insert((slot, event.view().id()), (self.stopwatch)());
             }
             ClientMessage::Req(sub, _) if self.queries_since_us.len() < MEASURED_MAX => {
                 let sub = Rc::from(&**sub);
-                self.queries_since_us.insert((slot, sub), clock::monotonic_us());
+                self.queries_since_us.insert((slot, sub), (self.stopwatch)());
             }
             _ => {}
         }
@@ -304,7 +312,7 @@ impl Clients {
     }
 
     /// Answers those who wait for the metrics.
-    pub(super) fn answer_scrapers(&mut self, now: Now, text: &str) {
+    pub fn answer_scrapers(&mut self, now: Now, text: &str) {
         for socket in std::mem::take(&mut self.scrapers) {
             let Some(mut entry) = self.take(socket) else { continue };
             let kind = "text/plain; version=0.0.4; charset=utf-8";
@@ -313,19 +321,22 @@ impl Clients {
         }
     }
 
-    pub(super) fn peer_closed(&mut self, socket: SocketId) {
+    /// The peer sends no more.
+    pub fn peer_closed(&mut self, socket: SocketId) {
         let Some(entry) = self.entry(socket) else { return };
         entry.has_ended = true;
         self.mark(socket);
     }
 
-    pub(super) fn failed(&mut self, socket: SocketId) {
+    /// A socket is of no further use.
+    pub fn failed(&mut self, socket: SocketId) {
         let Some(mut entry) = self.take(socket) else { return };
         entry.conn.abort(CloseCause::PeerGone, &mut self.net);
         self.put(entry);
     }
 
-    pub(super) fn sent(&mut self, now: Now, socket: SocketId, chunk: Vec<u8>) {
+    /// All of `chunk` is sent.
+    pub fn sent(&mut self, now: Now, socket: SocketId, chunk: Vec<u8>) {
         let Some(mut entry) = self.take(socket) else {
             self.net.outboxes.recycle(chunk);
             return;
@@ -348,7 +359,7 @@ impl Clients {
     /// Writes the home's replies into outboxes, until a reader has got so many live events that it
     /// must be let read: events that come faster than the turns of this core would make everybody
     /// look slow. What is left comes first in the next turn; see [`Clients::is_behind`].
-    pub(super) fn deliver(&mut self, now: Now) {
+    pub(crate) fn deliver(&mut self, now: Now) {
         self.is_behind = false;
         let mut replies = std::mem::take(&mut self.effects.replies);
         let mut waiting = Vec::new();
@@ -369,7 +380,7 @@ impl Clients {
 
     /// Whether live events wait because readers were not asked to take what they have got: no more
     /// is to be taken from the shards meanwhile.
-    pub(super) fn is_behind(&self) -> bool {
+    pub(crate) fn is_behind(&self) -> bool {
         self.is_behind
     }
 
@@ -377,7 +388,7 @@ impl Clients {
         match reply {
             Reply::Ok { client, id, result, note } => {
                 if let Some(since_us) = self.events_since_us.remove(&(client.slot, id)) {
-                    self.timings.ingest.record_us(clock::monotonic_us() - since_us);
+                    self.timings.ingest.record_us((self.stopwatch)() - since_us);
                 }
                 let note = note.as_deref();
                 self.with_conn(client, |conn, net| conn.reply_ok(now, &id, result, note, net));
@@ -422,7 +433,7 @@ impl Clients {
     fn query_done(&mut self, client: Client, sub: &Rc<str>) {
         let since_us = self.queries_since_us.remove(&(client.slot, Rc::clone(sub)));
         if let Some(since_us) = since_us {
-            self.timings.query.record_us(clock::monotonic_us() - since_us);
+            self.timings.query.record_us((self.stopwatch)() - since_us);
         }
     }
 
@@ -458,7 +469,7 @@ impl Clients {
 
     /// One body, many readers: rendered once, written behind each subscription's prefix.
     fn live(&mut self, now: Now, event: &proto::Event, to: Vec<(Client, Rc<str>)>) {
-        let since_us = clock::monotonic_us();
+        let since_us = (self.stopwatch)();
         let mut json = std::mem::take(&mut self.json);
         json.clear();
         event.view().write_json(&mut json);
@@ -472,11 +483,11 @@ impl Clients {
             }
         }
         self.json = json;
-        self.timings.delivery.record_us(clock::monotonic_us() - since_us);
+        self.timings.delivery.record_us((self.stopwatch)() - since_us);
     }
 
     /// Gives parked clients their rest. Returns whether any bytes were looked at.
-    pub(super) fn unpark(&mut self, now: Now) -> bool {
+    pub(crate) fn unpark(&mut self, now: Now) -> bool {
         let unparked = std::mem::take(&mut self.unparked);
         for socket in &unparked {
             let Some(mut entry) = self.take(*socket) else { continue };
@@ -491,16 +502,16 @@ impl Clients {
     }
 
     /// Forgets measurements that nothing will end, so that they do not use up the room.
-    pub(super) fn forget_unanswered(&mut self) {
+    pub(crate) fn forget_unanswered(&mut self) {
         if self.events_since_us.len() + self.queries_since_us.len() > MEASURED_MAX / 2 {
-            let oldest_us = clock::monotonic_us().saturating_sub(MEASURED_US_MAX);
+            let oldest_us = (self.stopwatch)().saturating_sub(MEASURED_US_MAX);
             self.events_since_us.retain(|_, since_us| *since_us > oldest_us);
             self.queries_since_us.retain(|_, since_us| *since_us > oldest_us);
         }
     }
 
     /// Deadlines of connections.
-    pub(super) fn tick(&mut self, now: Now) {
+    pub(crate) fn tick(&mut self, now: Now) {
         while let Some((deadline_ms, socket)) = self.timers.next_due(now.monotonic_ms) {
             let Some(mut entry) = self.take(socket) else { continue };
             if deadline_ms == entry.armed_ms {
@@ -512,7 +523,7 @@ impl Clients {
     }
 
     /// When [`Clients::tick`] has something to do.
-    pub(super) fn next_deadline_ms(&self) -> Option<u64> {
+    pub(crate) fn next_deadline_ms(&self) -> Option<u64> {
         self.timers.next_ms()
     }
 
@@ -521,7 +532,7 @@ impl Clients {
     /// It ends without a Close frame: whoever does not read would not read that either, and only
     /// dropping what is queued gives memory back at once. Each round takes one connection out of
     /// those that have something queued, so this comes to an end.
-    pub(super) fn evict(&mut self) {
+    pub(crate) fn evict(&mut self) {
         while self.net.outboxes.is_over() {
             let held = self.entries.iter().flatten();
             let largest = held
@@ -539,13 +550,13 @@ impl Clients {
     }
 
     /// From now on events are refused and new connections told to come later.
-    pub(super) fn drain(&mut self, now: Now) {
+    pub(crate) fn drain(&mut self, now: Now) {
         self.is_draining = true;
         self.home.step(now, HomeInput::Drain, &mut self.effects);
     }
 
     /// Tells every connection that the relay is going away.
-    pub(super) fn say_goodbye(&mut self, now: Now) {
+    pub(crate) fn say_goodbye(&mut self, now: Now) {
         let sockets: Vec<_> = self.entries.iter().flatten().map(|entry| entry.socket).collect();
         for socket in sockets {
             let Some(mut entry) = self.take(socket) else { continue };
@@ -554,32 +565,32 @@ impl Clients {
         }
     }
 
-    /// Hands output to the reactor and acts on what connections want of their sockets.
-    pub(super) fn flush(&mut self, now: Now, reactor: &mut Reactor) {
+    /// Hands output to the machine and acts on what connections want of their sockets.
+    pub(crate) fn flush(&mut self, now: Now, machine: &mut impl Machine) {
         for (socket, paused) in std::mem::take(&mut self.pauses) {
             match paused {
-                true => reactor.pause_reading(socket),
-                false => reactor.resume_reading(socket),
+                true => machine.pause_reading(socket),
+                false => machine.resume_reading(socket),
             }
         }
         for socket in std::mem::take(&mut self.dirty) {
             let Some(mut entry) = self.take(socket) else { continue };
             entry.is_dirty = false;
             entry.burst_bytes = 0;
-            self.write_out(now, &mut entry, reactor);
-            self.settle(now, entry, reactor);
+            self.write_out(now, &mut entry, machine);
+            self.settle(now, entry, machine);
         }
     }
 
-    fn write_out(&mut self, now: Now, entry: &mut Entry, reactor: &mut Reactor) {
+    fn write_out(&mut self, now: Now, entry: &mut Entry, machine: &mut impl Machine) {
         while !entry.is_sending
             && let Some(chunk) = entry.conn.take_chunk()
         {
             let is_followed = entry.conn.outbox().has_queued();
-            match reactor.send(entry.socket, chunk, is_followed) {
+            match machine.send(entry.socket, chunk, is_followed) {
                 Sending::Done(chunk) => entry.conn.chunk_sent(chunk, &mut self.net),
                 Sending::Started => entry.is_sending = true,
-                Sending::Failed(_) => {
+                Sending::Failed => {
                     self.net.outboxes.recycle(Vec::new());
                     entry.conn.abort(CloseCause::PeerGone, &mut self.net);
                 }
@@ -589,16 +600,16 @@ impl Clients {
     }
 
     /// Closes, half-closes or keeps a connection whose output has been looked at.
-    fn settle(&mut self, now: Now, mut entry: Entry, reactor: &mut Reactor) {
+    fn settle(&mut self, now: Now, mut entry: Entry, machine: &mut impl Machine) {
         let is_flushed = entry.conn.outbox().pending_bytes() == 0;
         if entry.has_ended && is_flushed {
             entry.conn.abort(CloseCause::PeerGone, &mut self.net);
         }
         match entry.conn.teardown() {
-            Teardown::Close => return self.close(now, entry, reactor),
+            Teardown::Close => return self.close(now, entry, machine),
             Teardown::HalfClose if !entry.is_half_closed => {
                 entry.is_half_closed = true;
-                reactor.shutdown_write(entry.socket);
+                machine.shutdown_write(entry.socket);
             }
             Teardown::HalfClose | Teardown::None => {}
         }
@@ -611,8 +622,8 @@ impl Clients {
         self.entries[place] = Some(entry);
     }
 
-    fn close(&mut self, now: Now, entry: Entry, reactor: &mut Reactor) {
-        reactor.close(entry.socket);
+    fn close(&mut self, now: Now, entry: Entry, machine: &mut impl Machine) {
+        machine.close(entry.socket);
         if entry.is_sending {
             // The reactor keeps the chunk until the kernel lets go of it and then frees it.
             self.net.outboxes.recycle(Vec::new());

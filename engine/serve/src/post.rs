@@ -1,26 +1,23 @@
 //! How a core's messages travel: to its own shards and home through a plain queue, to other cores
 //! through the mesh.
 
-use crate::runtime::wake::Wake;
 use shards::mesh::Port;
 use shards::message::{CoreId, Envelope, ShardId, ToHome, ToShard};
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 /// One core's post. Owned by the core; bounded by the credits of `shards::message`.
 pub struct Post {
     port: Port,
-    peers: Arc<[Wake]>,
     executors: usize,
     local: VecDeque<Envelope>,
     received: VecDeque<Envelope>,
 }
 
 impl Post {
-    /// The post of the core that owns `port`; `peers` wakes the others.
-    pub fn new(port: Port, peers: Arc<[Wake]>, executors: usize) -> Self {
+    /// The post of the core that owns `port`; shards live on the first `executors` cores.
+    pub fn new(port: Port, executors: usize) -> Self {
         assert!(executors > 0, "shards live on executors");
-        Self { port, peers, executors, local: VecDeque::new(), received: VecDeque::new() }
+        Self { port, executors, local: VecDeque::new(), received: VecDeque::new() }
     }
 
     /// This core.
@@ -65,14 +62,9 @@ impl Post {
         self.received.pop_front()
     }
 
-    /// Sends what is queued for other cores and wakes those that sleep.
-    pub fn flush(&mut self) {
-        let peers = &self.peers;
-        self.port.flush(|core| {
-            if let Some(wake) = peers.get(usize::from(core)) {
-                wake.wake();
-            }
-        });
+    /// Sends what is queued for other cores and calls `wake` for those that sleep.
+    pub fn flush(&mut self, wake: impl FnMut(CoreId)) {
+        self.port.flush(wake);
     }
 
     /// Announces sleep; `false` when there is something to do first.

@@ -1,15 +1,10 @@
 //! The connections of a core without a reactor.
 
-use super::clients::Clients;
-use crate::config::Config;
-use crate::runtime::reactor::Peer;
-use crate::runtime::slots::SocketId;
-use crate::runtime::{clock, entropy};
-use crate::settings;
+use crate::{Clients, Peer, SocketId};
 use net::outbox::CHUNK_BYTES;
-use net::{Admission, ConnConfig, ConnCore};
+use net::{Admission, AdmissionConfig, ConnConfig, ConnCore, TrustedProxies};
 use proto::verify::Secp256k1Verifier;
-use proto::{Placement, Secret};
+use proto::{Limits, Now, Placement, Secret, SeededState};
 use shards::door::Asks;
 use shards::home::NegConfig;
 use shards::message::SUBMIT_CREDIT;
@@ -17,37 +12,37 @@ use shards::{Home, HomeConfig};
 
 /// Clients whose outboxes may hold `outbox_bytes_max` together.
 fn clients(outbox_bytes_max: usize) -> Clients {
-    let config = Config::default();
+    let seed = SeededState::new(Secret([5; 16]));
     let conn_config =
         ConnConfig { outbox_total_bytes_max: outbox_bytes_max, ..ConnConfig::default() };
-    let verifier = Secp256k1Verifier::new(entropy::seed(), 16);
+    let verifier = Secp256k1Verifier::new(seed, 16);
     let net = ConnCore::new(conn_config, Box::new(verifier));
-    let admission = Admission::new(settings::admission(&config, 1), entropy::seed());
-    let (limits, subscriptions_max, auth_required) = settings::home_limits(&config);
+    let admission = Admission::new(AdmissionConfig::default(), seed);
     let home = Home::new(HomeConfig {
         core: 0,
         placement: Placement::even(Secret([7; 16]), 1),
-        limits,
-        subscriptions_max,
-        auth_required,
+        limits: Limits::default(),
+        subscriptions_max: 100,
+        auth_required: false,
         public_url: None,
         door: Asks::NOTHING,
         submit_credit: SUBMIT_CREDIT,
+        query_slots: shards::message::QUERY_SLOTS,
         filter_bytes_max: 1 << 20,
         neg: NegConfig::default(),
         page_bytes_max: 1 << 20,
-        seed: entropy::seed(),
+        seed: seed,
     });
-    Clients::new(net, admission, home, settings::metrics_allow(&config), entropy::seed())
+    Clients::new((net, admission, home), TrustedProxies::default(), seed, || 0)
 }
 
 #[test]
 fn evicting_connections_that_are_closing_already_gives_their_memory_back() {
     let mut clients = clients(CHUNK_BYTES);
-    let now = clock::now();
+    let now = Now { monotonic_ms: 1_000, unix_s: 1_750_000_000 };
     for index in 0..4 {
         let socket = SocketId { index, generation: 1 };
-        clients.accepted(now, socket, Peer::Remote("127.0.0.1:9".parse().unwrap()));
+        clients.accepted(now, socket, Peer::Remote("127.0.0.1:9".parse().unwrap()), [7; 16]);
         // Its answer is queued and its connection lingers: no Close frame can end it any more.
         clients.received(now, socket, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
     }
