@@ -202,6 +202,30 @@ impl<S: Segments> FaultSegments<S> {
         Ok(())
     }
 
+    /// After `operations` further ones the machine stops (`is_error`: one reports an error instead,
+    /// and the machine goes on).
+    pub fn stop_after(&self, operations: u64, is_error: bool) {
+        let mut state = self.state.borrow_mut();
+        let at = Some(state.counts.operations + operations + 1);
+        match is_error {
+            true => state.plan.fail_at = at,
+            false => state.plan.stop_at = at,
+        }
+    }
+
+    /// Nothing more goes wrong.
+    pub fn clear_plan(&self) {
+        let mut state = self.state.borrow_mut();
+        (state.plan.fail_at, state.plan.stop_at) = (None, None);
+    }
+
+    /// How many of 256 unsynced sectors survive the next power cut, and which.
+    pub fn set_survival(&self, survive_of_256: u16, seed: u64) {
+        let mut state = self.state.borrow_mut();
+        state.plan.survive_of_256 = survive_of_256;
+        state.random = seed;
+    }
+
     /// Flips bits of a byte at rest.
     ///
     /// # Errors

@@ -1,0 +1,168 @@
+//! The disk of one shard: log segments that lose what was not synced, and an index whose commits
+//! are atomic. It outlives the node's lives.
+
+use crate::plan::Fault;
+use crate::world::Dice;
+use proto::Secret;
+use store::fault::{FaultPlan, FaultSegments};
+use store::mem::{MemIndex, MemSegments};
+use store::rewrite::{Outcome, Refusal};
+use store::seam::perform;
+use store::{Segments, Seq, StoreEffect, StoreInput, Unwritten, WorldError};
+
+/// Segments under faults.
+pub type SimSegments = FaultSegments<MemSegments>;
+
+/// One shard's disk. Owned by the world.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    /// The log.
+    pub segments: SimSegments,
+    /// The index.
+    pub index: MemIndex,
+}
+
+/// What the world does to an effect.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Weather {
+    /// There is no room.
+    pub is_full: bool,
+    /// Chances of an error, in a million.
+    pub read_errors_ppm: u64,
+    /// Chances of an error that ends the process, in a million.
+    pub write_errors_ppm: u64,
+}
+
+fn broken() -> WorldError {
+    WorldError::Index("injected input/output error".to_owned())
+}
+
+impl Disk {
+    /// An empty disk.
+    pub fn new(secret: Secret, seed: u64) -> Self {
+        let plan = FaultPlan { seed, ..FaultPlan::default() };
+        Self {
+            segments: FaultSegments::new(MemSegments::default(), plan),
+            index: MemIndex::new(secret),
+        }
+    }
+
+    /// Performs an effect as the engine does, or lets it fail.
+    pub fn perform(&self, effect: StoreEffect, weather: Weather, dice: &mut Dice) -> StoreInput {
+        if weather.is_full && let Some(answer) = self.no_room(&effect, dice) {
+            return answer;
+        }
+        if is_read(&effect) {
+            if dice.ppm(weather.read_errors_ppm) {
+                dice.marks.hit("read failed");
+                return failed_read(effect);
+            }
+        } else if dice.ppm(weather.write_errors_ppm) {
+            dice.marks.hit("write failed");
+            return self.failed_write(effect, dice);
+        }
+        perform(&self.index, &self.segments, effect)
+    }
+
+    fn no_room(&self, effect: &StoreEffect, dice: &mut Dice) -> Option<StoreInput> {
+        let unwritten = match effect {
+            StoreEffect::Log(log) => Unwritten::Log(log.clone()),
+            StoreEffect::Checkpoint(_) => Unwritten::Checkpoint,
+            StoreEffect::Rewrite(job) => {
+                dice.marks.hit("no room for a rewrite");
+                let why = Refusal::World(WorldError::NoSpace("injected".to_owned()));
+                let refused = Outcome::Refused { sources: job.sources.clone(), why };
+                return Some(StoreInput::Rewritten(refused));
+            }
+            _ => return None,
+        };
+        dice.marks.hit("no room");
+        Some(StoreInput::NoSpace(unwritten))
+    }
+
+    /// The effect fails somewhere in its middle.
+    fn failed_write(&self, effect: StoreEffect, dice: &mut Dice) -> StoreInput {
+        match effect {
+            StoreEffect::Checkpoint(checkpoint) => {
+                // A commit that reports an error may have happened.
+                if dice.rng.chance(1, 2) {
+                    let effect = StoreEffect::Checkpoint(checkpoint);
+                    let _ = perform(&self.index, &self.segments, effect);
+                }
+                StoreInput::Failed(broken())
+            }
+            effect => {
+                self.segments.stop_after(dice.rng.below(3), true);
+                let answer = perform(&self.index, &self.segments, effect);
+                self.segments.clear_plan();
+                answer
+            }
+        }
+    }
+
+    /// The machine or the process ends while `effect` is under way: it is done in part, in whole or
+    /// not at all.
+    pub fn interrupt(&self, effect: StoreEffect, dice: &mut Dice) {
+        if is_read(&effect) || dice.rng.chance(1, 3) {
+            return;
+        }
+        dice.marks.hit("stopped within an effect");
+        if matches!(effect, StoreEffect::Rewrite(_)) {
+            dice.marks.hit("stopped within a rewrite");
+        }
+        self.segments.stop_after(dice.rng.below(12), false);
+        let _ = perform(&self.index, &self.segments, effect);
+    }
+
+    /// Power is gone and comes back (or only the process, with `survive_of_256` = 256).
+    pub fn restart(&self, survive_of_256: u16, dice: &mut Dice) {
+        let before = self.segments.counts();
+        self.segments.set_survival(survive_of_256, dice.rng.next_u64());
+        let plan = FaultPlan { seed: dice.rng.next_u64(), ..FaultPlan::default() };
+        self.segments.power_cut(plan).expect("memory does not fail");
+        let after = self.segments.counts();
+        dice.marks.add("sectors lost", after.sectors_lost - before.sectors_lost);
+        dice.marks.add("sectors kept", after.sectors_kept - before.sectors_kept);
+    }
+
+    /// Flips a bit of a segment that is not the last one; says where.
+    pub fn flip(&self, dice: &mut Dice) -> Option<(Seq, u32)> {
+        let entries = self.segments.list().ok()?;
+        let sealed = entries.len().checked_sub(1).filter(|sealed| *sealed > 0)?;
+        let entry = entries[dice.rng.index(sealed)];
+        let offset = dice.rng.below(entry.bytes) as u32;
+        self.segments.flip(entry.segment, offset, 1 << dice.rng.below(8)).ok()?;
+        dice.marks.hit(Fault::BitFlip.name());
+        Some((entry.segment, offset))
+    }
+}
+
+/// Whether an effect changes nothing.
+pub fn is_read(effect: &StoreEffect) -> bool {
+    !matches!(
+        effect,
+        StoreEffect::Log(_)
+            | StoreEffect::Checkpoint(_)
+            | StoreEffect::Rewrite(_)
+            | StoreEffect::Unlink { .. }
+    )
+}
+
+fn failed_read(effect: StoreEffect) -> StoreInput {
+    match effect {
+        StoreEffect::Scan { token, request } => {
+            StoreInput::Scanned { token, request, page: Err(broken()) }
+        }
+        StoreEffect::Lookup { token, keys } => {
+            StoreInput::Looked { token, keys, found: Err(broken()) }
+        }
+        StoreEffect::Fetch { token, .. } => StoreInput::Fetched { token, bodies: Err(broken()) },
+        StoreEffect::Ask { token, .. } => StoreInput::Answered { token, answer: Err(broken()) },
+        StoreEffect::Expired { token, .. } => StoreInput::Expired { token, rows: Err(broken()) },
+        StoreEffect::Survey => StoreInput::Surveyed(Err(broken())),
+        StoreEffect::Log(_)
+        | StoreEffect::Checkpoint(_)
+        | StoreEffect::Rewrite(_)
+        | StoreEffect::Unlink { .. } => unreachable!("these are no reads"),
+    }
+}
