@@ -382,6 +382,10 @@ impl Client {
                     answers.extend(wire::frame(0x8a, &payload, 3));
                 }
                 Some(Received::Text(text)) => {
+                    let index = self.index;
+                    dice.tell(now_us, || {
+                        format!("client {index} hears {}", String::from_utf8_lossy(&text))
+                    });
                     message(session, &text, pool, history, now_us, dice, self.nature)?;
                 }
                 Some(Received::Close(code)) => {
@@ -536,7 +540,11 @@ fn event(
         let detail = format!("{} came after CLOSED of {name}", fact.id);
         return Err(Violation::new("nothing follows CLOSED", detail));
     }
-    if !is_ephemeral && (sub.rows.contains(&index) || sub.live.contains(&index)) {
+    // What was removed and published again is another event to whoever listens.
+    let may_come_back = history.removed_us.contains_key(&index)
+        || history.excuse(pool, index, now_us).is_some();
+    let is_again = sub.rows.contains(&index) || sub.live.contains(&index);
+    if !is_ephemeral && is_again && !may_come_back {
         let detail = format!("{} came twice for {name}", fact.id);
         return Err(Violation::new("E4: every event comes once", detail));
     }

@@ -6,6 +6,7 @@ use crate::world::Dice;
 use proto::Secret;
 use store::fault::{FaultPlan, FaultSegments};
 use store::mem::{MemIndex, MemSegments};
+use store::rewrite::format::first_seq_of;
 use store::rewrite::{Outcome, Refusal};
 use store::seam::perform;
 use store::{Segments, Seq, StoreEffect, StoreInput, Unwritten, WorldError};
@@ -125,11 +126,24 @@ impl Disk {
         dice.marks.add("sectors kept", after.sectors_kept - before.sectors_kept);
     }
 
-    /// Flips a bit of a segment that is not the last one; says where.
+    /// What is on it, in a few words.
+    pub fn summary(&self) -> String {
+        let applied = store::Index::applied(&self.index).unwrap_or(0);
+        let segments = self.segments.list().unwrap_or_default();
+        let segments = segments.iter().map(|entry| format!("{:x}: {}", entry.segment, entry.bytes));
+        format!("records to {applied} in the index, segments {:?}", segments.collect::<Vec<_>>())
+    }
+
+    /// Flips a bit of a segment that is not the log's last one, whose last batch nobody can tell from
+    /// one that was torn; says where.
     pub fn flip(&self, dice: &mut Dice) -> Option<(Seq, u32)> {
-        let entries = self.segments.list().ok()?;
-        let sealed = entries.len().checked_sub(1).filter(|sealed| *sealed > 0)?;
-        let entry = entries[dice.rng.index(sealed)];
+        let mut entries = self.segments.list().ok()?;
+        let last = entries.iter().map(|entry| first_seq_of(entry.segment)).max()?;
+        entries.retain(|entry| first_seq_of(entry.segment) < last);
+        if entries.is_empty() {
+            return None;
+        }
+        let entry = *dice.rng.pick(&entries);
         let offset = dice.rng.below(entry.bytes) as u32;
         self.segments.flip(entry.segment, offset, 1 << dice.rng.below(8)).ok()?;
         dice.marks.hit(Fault::BitFlip.name());

@@ -23,6 +23,8 @@ const QUIET_US: u64 = 200_000_000;
 /// Within this time a relay without load answers an event and a query. It sleeps half a second when
 /// nobody wakes it.
 const PROMPT_US: u64 = 200_000;
+/// Time that live events have to reach everybody who is told of them.
+const DELIVERY_US: u64 = 1_000_000;
 /// Exact queries at every quiet moment.
 const EXACT_QUERIES: usize = 6;
 
@@ -48,15 +50,25 @@ pub struct Failure {
     pub at_us: Micros,
     /// In which life of the node.
     pub life: u32,
+    /// Where the events that the violation names are on the disks.
+    pub evidence: Vec<String>,
+    /// The story, if it was wanted.
+    pub story: Vec<String>,
 }
 
 /// Runs a seed.
 ///
 /// # Errors
 /// The first promise that was broken.
-pub fn run(seed: u64, overrides: &Overrides, pool: &Pool) -> Result<Outcome, Box<Failure>> {
+pub fn run(
+    seed: u64,
+    overrides: &Overrides,
+    pool: &Pool,
+    is_story_wanted: bool,
+) -> Result<Outcome, Box<Failure>> {
     let plan = Plan::draw(seed, pool.families.len(), overrides);
     let mut world = World::new(&plan, pool);
+    world.dice.story = is_story_wanted.then(Vec::new);
     let ended = Run { world: &mut world, sizes: plan.sizes.clone() }.all();
     match ended {
         Ok(()) => Ok(Outcome {
@@ -65,7 +77,13 @@ pub fn run(seed: u64, overrides: &Overrides, pool: &Pool) -> Result<Outcome, Box
             ops: u64::from(plan.ops),
             elapsed_us: world.now_us,
         }),
-        Err(violation) => Err(Box::new(Failure { violation, at_us: world.now_us, life: world.life })),
+        Err(violation) => Err(Box::new(Failure {
+            evidence: evidence(&world, &violation),
+            violation,
+            at_us: world.now_us,
+            life: world.life,
+            story: world.dice.story.unwrap_or_default(),
+        })),
     }
 }
 
@@ -240,8 +258,10 @@ impl Run<'_, '_> {
                 reindex::rebuild(&config, &index, &disk.segments, &mut |_, _| {}, &|| false);
             match rebuilt {
                 Ok(_) => {
+                    world.dice.tell(world.now_us, || format!("shard {shard}: index rebuilt"));
                     world.dice.marks.hit("index rebuilt");
                     disk.index = index;
+                    world.dice.tell(world.now_us, || format!("now {}", disk.summary()));
                 }
                 // A log that has rotted is refused; a last segment that was never written to is
                 // the start's to settle. The old index stays.
@@ -288,6 +308,9 @@ impl Run<'_, '_> {
 
     fn quiet(&mut self) -> Result<(), Violation> {
         self.world.is_calm = true;
+        self.settle()?;
+        // Live events that became durable just now are still under way.
+        self.world.run_until(DELIVERY_US, |_| false)?;
         self.settle()?;
         if self.world.crashed.is_some() {
             return Ok(());
@@ -498,6 +521,51 @@ fn agree(shard: usize, disk: &Disk) -> Result<(), Violation> {
         Some(((seq, _), missing)) => Err(broken(format!("record {seq} lacks rows in {missing:?}"))),
         None => Ok(()),
     }
+}
+
+/// Where the events that a violation names are, what the history knows of them and what could have
+/// removed them.
+fn evidence(world: &World<'_>, violation: &Violation) -> Vec<String> {
+    let mut lines = Vec::new();
+    let words = violation.detail.split(|c: char| !c.is_ascii_hexdigit());
+    for id in words.filter(|word| word.len() == 64) {
+        let Some(index) = world.pool.genuine(id) else { continue };
+        let pooled = &world.pool.events[index];
+        lines.push(format!("{} of kind {}: {:?}", &id[..8], pooled.fact.kind, world.history.events.get(&index)));
+        for by in &pooled.removers {
+            let fact = &world.pool.events[*by].fact;
+            if let Some(known) = world.history.events.get(by) {
+                lines.push(format!("  remover {} of kind {}: {known:?}", &fact.id[..8], fact.kind));
+            }
+        }
+        for (shard, disk) in world.disks.iter().enumerate() {
+            lines.extend(whereabouts(shard, disk, &pooled.event));
+        }
+    }
+    lines
+}
+
+fn whereabouts(shard: usize, disk: &Disk, event: &proto::Event) -> Vec<String> {
+    use store::{Index, Segments};
+    let mut lines = Vec::new();
+    let packed = event.packed();
+    for entry in disk.segments.list().unwrap_or_default() {
+        let bytes = disk.segments.read(entry.segment).unwrap_or_default();
+        for (at, window) in bytes.windows(packed.len()).enumerate() {
+            if window == packed {
+                let segment = entry.segment;
+                lines.push(format!("  shard {shard}: in segment {segment:x} at {at}"));
+            }
+        }
+    }
+    let applied = disk.index.applied().unwrap_or(0);
+    let rows = disk.index.locs(1, applied, usize::MAX).unwrap_or_default();
+    let own = rows.iter().filter(|row| row.position.id == event.view().id());
+    lines.extend(own.map(|row| format!("  shard {shard}: indexed as {} at {:?}", row.seq, row.loc)));
+    if !lines.is_empty() {
+        lines.push(format!("  shard {shard}: applied {applied}"));
+    }
+    lines
 }
 
 /// What a node without clients still holds of them.

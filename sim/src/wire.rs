@@ -25,6 +25,19 @@ pub fn frame(first: u8, payload: &[u8], salt: u32) -> Vec<u8> {
     out
 }
 
+/// The text of a frame made by [`text_frame`], for who reads along.
+pub fn unmask(frame: &[u8]) -> Option<String> {
+    let head = match frame.get(1)? & 0x7f {
+        126 => 4,
+        127 => 10,
+        _ => 2,
+    };
+    let mask = frame.get(head..head + 4)?;
+    let payload = frame.get(head + 4..)?;
+    let text = payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
+    if frame[0] == 0x81 { String::from_utf8(text).ok() } else { None }
+}
+
 /// A request that opens a WebSocket.
 pub const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: sim.example\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\

@@ -12,6 +12,7 @@ use crate::marks::Marks;
 use crate::network::{Heard, LinkId, Network};
 use crate::node::{Asked, Node};
 use crate::plan::{Fault, Plan};
+use crate::wire;
 use crate::pool::{CHALLENGES, EPOCH_S, Pool, challenge_entropy};
 use bench::rng::Rng;
 use proto::Now;
@@ -31,9 +32,18 @@ pub struct Dice {
     pub rng: Rng,
     /// What happened.
     pub marks: Marks,
+    /// The run as a story, line by line, if anybody wants it.
+    pub story: Option<Vec<String>>,
 }
 
 impl Dice {
+    /// Adds a line to the story.
+    pub fn tell(&mut self, now_us: Micros, line: impl FnOnce() -> String) {
+        if let Some(story) = &mut self.story {
+            story.push(format!("{:>12} {}", now_us, line()));
+        }
+    }
+
     /// True in `parts` of a million cases.
     pub fn ppm(&mut self, parts: u64) -> bool {
         parts > 0 && self.rng.below(1_000_000) < parts
@@ -145,7 +155,7 @@ impl<'a> World<'a> {
             disks: (0..plan.shards).map(disk).collect(),
             plan,
             pool,
-            dice: Dice { rng, marks: Marks::default() },
+            dice: Dice { rng, marks: Marks::default(), story: None },
             now_us: 1_000_000,
             wall_offset_s: 0,
             node: None,
@@ -201,6 +211,8 @@ impl<'a> World<'a> {
         self.life += 1;
         self.phase = Phase::Serving;
         (self.drained, self.crashed) = (0, None);
+        let life = self.life;
+        self.dice.tell(self.now_us, || format!("life {life} begins: {:?}", node.sizes));
         self.history.max_limit = u64::from(node.sizes.max_limit);
         let cores = node.cores.len();
         self.node = Some(node);
@@ -454,6 +466,7 @@ impl<'a> World<'a> {
 
     fn start(&mut self, core: usize, mut asked: Asked) {
         let effect = std::mem::replace(&mut asked.effect, StoreEffect::Survey);
+        self.dice.tell(self.now_us, || format!("shard {} asks for {}", asked.shard, brief(&effect)));
         let is_log = matches!(effect, StoreEffect::Log(_));
         let is_quick = is_read(&effect) && !matches!(effect, StoreEffect::Survey);
         if is_quick && self.dice.rng.chance(2, 3) {
@@ -502,6 +515,8 @@ impl<'a> World<'a> {
         let Some(mut job) = self.jobs.remove(&id) else { return };
         if let Some(effect) = job.effect.take() {
             self.note(id);
+            let shard = job.asked.shard;
+            self.dice.tell(self.now_us, || format!("shard {shard}'s disk does {}", brief(&effect)));
             job.answer = Some(self.on_disk(&job.asked, effect));
         }
         self.jobs.insert(id, job);
@@ -525,6 +540,7 @@ impl<'a> World<'a> {
 
     /// The node is gone, with everything that it had not written down.
     pub fn end_life(&mut self, survive_of_256: u16) {
+        self.dice.tell(self.now_us, || format!("the node is gone, {survive_of_256} of 256 survive"));
         self.node = None;
         self.life += 1;
         for (_, job) in std::mem::take(&mut self.jobs) {
@@ -535,6 +551,9 @@ impl<'a> World<'a> {
         }
         for disk in &self.disks {
             disk.restart(survive_of_256, &mut self.dice);
+        }
+        for (shard, disk) in self.disks.iter().enumerate() {
+            self.dice.tell(self.now_us, || format!("shard {shard}'s disk holds {}", disk.summary()));
         }
         self.is_full = false;
         let salt = self.dice.rng.next_u64();
@@ -646,6 +665,10 @@ impl<'a> World<'a> {
     }
 
     fn send(&mut self, client: usize, bytes: &[u8]) {
+        self.dice.tell(self.now_us, || match wire::unmask(bytes) {
+            Some(text) => format!("client {client} sends {text}"),
+            None => format!("client {client} sends {} bytes", bytes.len()),
+        });
         let Some(session) = &self.clients[client].session else { return };
         let link = session.link;
         self.network.borrow_mut().send_to_core(link, bytes);
@@ -703,11 +726,13 @@ impl<'a> World<'a> {
         let is_slow = self.clients[client].nature == Nature::Slow && !self.is_calm;
         let most = if is_slow { 1 + self.dice.rng.index(900) } else { usize::MAX };
         let Some(bytes) = self.network.borrow_mut().read_by_client(link, most) else {
+            self.dice.tell(self.now_us, || format!("client {client} has lost its connection"));
             self.clients[client].lost();
             self.network.borrow_mut().forget(link);
             self.tell_core(50, link);
             return Ok(());
         };
+        self.dice.tell(self.now_us, || format!("client {client} gets {} bytes", bytes.len()));
         self.note(bytes.len() as u64 ^ (client as u64) << 48);
         for word in bytes.chunks(8) {
             let mut eight = [0; 8];
@@ -732,4 +757,12 @@ impl<'a> World<'a> {
         }
         Ok(())
     }
+}
+
+/// An effect in a few words.
+fn brief(effect: &StoreEffect) -> String {
+    let mut text = format!("{effect:?}");
+    let length = (0..=160).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    text.truncate(length);
+    text
 }
