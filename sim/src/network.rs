@@ -107,7 +107,7 @@ impl Network {
 
     /// A client sends bytes.
     pub fn send_to_core(&mut self, link: LinkId, bytes: &[u8]) {
-        if let Some(link) = self.links.get_mut(&link) {
+        if let Some(link) = self.links.get_mut(&link).filter(|link| link.reset.is_none()) {
             link.to_core.extend(bytes);
         }
     }
@@ -127,6 +127,7 @@ impl Network {
         link.to_client.truncate(to_client);
         let to_core = kept(link.to_core.len());
         link.to_core.truncate(to_core);
+        link.sending = None;
     }
 
     /// Whether bytes, or the end, wait for the client of a link.

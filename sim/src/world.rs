@@ -577,7 +577,7 @@ impl<'a> World<'a> {
         let salt = self.dice.rng.next_u64();
         self.network.borrow_mut().reset(link, |length| (salt as usize) % (length + 1));
         self.tell_core(100, link);
-        self.after(200, Happening::Read { client });
+        self.at(self.now_us + 200, u32::MAX, Happening::Read { client });
     }
 
     fn fill(&mut self, is_full: bool) {
