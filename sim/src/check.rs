@@ -13,8 +13,8 @@ fn place(fact: &Fact) -> (std::cmp::Reverse<u64>, &str) {
     (std::cmp::Reverse(fact.created_at), &fact.id)
 }
 
-fn limit_of(wish: &Wish, history: &History) -> usize {
-    wish.limit.unwrap_or(history.max_limit).min(history.max_limit) as usize
+fn limit_of(wish: &Wish, max_limit: u64) -> usize {
+    wish.limit.unwrap_or(max_limit).min(max_limit) as usize
 }
 
 /// Whether an event is one that is kept.
@@ -41,7 +41,7 @@ pub fn row(
     }
     let is_within_a_limit = sub.wishes.iter().filter(|wish| wish.wants(fact)).any(|wish| {
         let before = sub.rows.iter().filter(|row| wish.wants(&pool.events[**row].fact)).count();
-        before < limit_of(wish, history)
+        before < limit_of(wish, sub.max_limit)
     });
     if !is_within_a_limit {
         let detail = format!("{} is beyond every filter's limit", fact.id);
@@ -113,7 +113,7 @@ pub fn answer(
         }
         let wanted = sub.wishes.iter().filter(|wish| wish.wants(fact));
         for wish in wanted {
-            let limit = limit_of(wish, history);
+            let limit = limit_of(wish, sub.max_limit);
             let before = sub.rows.iter().map(|row| &pool.events[*row].fact);
             let before = before.filter(|row| place(row) < place(fact) && wish.wants(row)).count();
             if before < limit || (is_finished && limit > 0) {
@@ -134,7 +134,7 @@ pub fn answer(
 
 /// The answer of a naive relay that holds `visible`.
 pub fn naive(
-    wishes: &[Wish],
+    (wishes, max_limit): (&[Wish], u64),
     keys: &[String],
     visible: &BTreeSet<EventIndex>,
     pool: &Pool,
@@ -148,7 +148,7 @@ pub fn naive(
             wish.wants(fact) && fact.is_readable_by(keys) && fact.expires_at > history.unix_s
         });
         matching.sort_by_key(|index| place(&pool.events[*index].fact));
-        matching.truncate(limit_of(wish, history));
+        matching.truncate(limit_of(wish, max_limit));
         picked.extend(matching.into_iter().map(|index| (place(&pool.events[index].fact), index)));
     }
     picked.into_values().collect()
@@ -160,7 +160,7 @@ fn exact(
     pool: &Pool,
     history: &History,
 ) -> Result<(), Violation> {
-    let expected = naive(&sub.wishes, &sub.keys, visible, pool, history);
+    let expected = naive((&sub.wishes, sub.max_limit), &sub.keys, visible, pool, history);
     // Time goes on while the answer is under way.
     let expires_soon = |index: &&EventIndex| {
         let at = pool.events[**index].fact.expires_at;
@@ -351,7 +351,7 @@ pub fn live(
         let is_beyond = |wish: &&Wish| {
             let rows = sub.rows.iter().map(|row| &pool.events[*row].fact);
             let before = rows.filter(|row| wish.wants(row) && place(row) < place(fact)).count();
-            before >= limit_of(wish, history)
+            before >= limit_of(wish, sub.max_limit)
         };
         if sent < eose_us && wishes.iter().all(is_beyond) {
             continue;

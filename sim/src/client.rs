@@ -41,6 +41,8 @@ pub struct Subscription {
     pub wishes: Vec<Wish>,
     /// When the REQ left.
     pub sent_us: Micros,
+    /// Rows per filter that the relay gave by then.
+    pub max_limit: u64,
     /// Keys that the client had authenticated by then.
     pub keys: Vec<String>,
     /// Stored rows, in the order in which they came.
@@ -182,7 +184,7 @@ impl Client {
         }
         match self.rng.below(100) {
             0..=49 => self.publish(pool, history, now_us),
-            50..=77 => self.subscribe(pool, now_us),
+            50..=77 => self.subscribe(pool, now_us, history.max_limit),
             78..=83 => self.count(pool, now_us),
             84..=89 => self.unsubscribe(),
             90..=97 => self.authenticate(pool),
@@ -244,15 +246,21 @@ impl Client {
         format!("s{}", self.next_name)
     }
 
-    fn subscribe(&mut self, pool: &Pool, now_us: Micros) -> Deed {
+    fn subscribe(&mut self, pool: &Pool, now_us: Micros, max_limit: u64) -> Deed {
         let count = 1 + self.rng.below(3) as usize;
         let wishes: Vec<Wish> = (0..count).map(|_| self.wish(pool)).collect();
         let name = self.name();
-        self.subscribe_to(&name, wishes, now_us)
+        self.subscribe_to(&name, wishes, now_us, max_limit)
     }
 
     /// Sends a REQ.
-    pub fn subscribe_to(&mut self, name: &str, wishes: Vec<Wish>, now_us: Micros) -> Deed {
+    pub fn subscribe_to(
+        &mut self,
+        name: &str,
+        wishes: Vec<Wish>,
+        now_us: Micros,
+        max_limit: u64,
+    ) -> Deed {
         let filters: Vec<String> = wishes.iter().map(Wish::json).collect();
         let text = format!("[\"REQ\",\"{name}\",{}]", filters.join(","));
         if let Some(session) = &mut self.session {
@@ -265,6 +273,7 @@ impl Client {
             let subscription = Subscription {
                 wishes,
                 sent_us: now_us,
+                max_limit,
                 keys: session.keys.clone(),
                 rows: Vec::new(),
                 live: Vec::new(),

@@ -9,7 +9,7 @@ fn main() {
     for seed in from..from + count {
         match sim::run::run(seed, &Default::default(), &pool, story) {
             Ok(outcome) => outcome.marks.0.iter().for_each(|(name, n)| marks.add(name, *n)),
-            Err(mut failure) => { failed += 1; for line in std::mem::take(&mut failure.story) { println!("{line}"); } let lines = std::mem::take(&mut failure.evidence); println!("seed {seed}: {failure:?}"); for line in lines { println!("    {line}"); } }
+            Err(mut failure) => { failed += 1; for line in std::mem::take(&mut failure.story) { println!("{line}"); } let lines = std::mem::take(&mut failure.evidence); println!("seed {seed}: {failure:?}"); for line in lines { println!("  | {line}"); } }
         }
     }
     for (name, n) in &marks.0 { println!("{n:8} {name}"); }

@@ -16,6 +16,7 @@ use serve::Phase;
 use shards::home::{HomeInput, Reply};
 use std::collections::BTreeSet;
 use store::mem::MemIndex;
+use store::record::PUT_HEADER_BYTES;
 use store::{OpenError, reindex};
 
 /// Within this time everything that was asked for must be answered once no fault happens.
@@ -240,7 +241,9 @@ impl Run<'_, '_> {
             let packed = world.pool.events[index].event.packed();
             let mut found = bytes.windows(packed.len()).enumerate();
             let is_hit = found.any(|(at, window)| {
-                window == packed && (at..at + packed.len()).contains(&(offset as usize))
+                // Length and checksum stand before it.
+                let guarded = at.saturating_sub(PUT_HEADER_BYTES)..at + packed.len();
+                window == packed && guarded.contains(&(offset as usize))
             });
             if is_hit {
                 world.history.rotten.insert(index);
@@ -437,7 +440,8 @@ impl Run<'_, '_> {
             // Time moves on, so that the query is after the scan.
             self.world.now_us += 1;
             let now_us = self.world.now_us;
-            let deed = client.subscribe_to(&format!("exact{number}"), wishes, now_us);
+            let max_limit = self.world.history.max_limit;
+            let deed = client.subscribe_to(&format!("exact{number}"), wishes, now_us, max_limit);
             self.world.carry_out(who, deed);
             self.settle()?;
         }
@@ -455,7 +459,8 @@ impl Run<'_, '_> {
             self.world.carry_out(who, deed);
             let client = &mut self.world.clients[who];
             let wish = client.wish(pool);
-            let deed = client.subscribe_to("prompt", vec![wish], began_us);
+            let max_limit = self.world.history.max_limit;
+            let deed = client.subscribe_to("prompt", vec![wish], began_us, max_limit);
             self.world.carry_out(who, deed);
             let is_over =
                 |world: &mut World<'_>| world.clients[who].is_waiting().is_none();
