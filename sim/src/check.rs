@@ -73,7 +73,7 @@ fn ended_by(
             // An expired deletion or one of a key that vanished has left its mark.
             return true;
         }
-        if remover.takes_wrap(fact) {
+        if remover.takes_wrap(fact) && !history.removed_us.contains_key(&index) {
             let taken = history.stored_since(index).zip(history.first_sent(*by));
             return taken.is_some_and(|(stored, asked)| stored < asked);
         }
@@ -243,7 +243,9 @@ pub fn ok(
     let is_right = match (is_true, text) {
         (true, "") => fact.is_genuine,
         (true, text) if text.contains("newer version") => {
-            possible(&|by| by.slot.is_some() && by.slot == fact.slot || by.vanishes(fact))
+            // A request to vanish leaves its watermark when the operator removes it.
+            fact.kind == 62 && was_removed
+                || possible(&|by| by.slot.is_some() && by.slot == fact.slot || by.vanishes(fact))
         }
         (true, _) => true,
         (false, text) if text.contains("signature") || text.contains("hash") => !fact.is_genuine,

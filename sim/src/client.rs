@@ -224,7 +224,7 @@ impl Client {
         history.sent(event, now_us);
         if let Some(session) = &mut self.session {
             let waiting = session.waiting.entry(pooled.fact.id.clone()).or_default();
-            let is_ambiguous = waiting.iter().any(|other| other.event != event);
+            let is_ambiguous = waiting.iter().any(|other| other.is_ambiguous || other.event != event);
             waiting.push(Waiting { event, sent_us: now_us, is_ambiguous });
             if is_ambiguous {
                 waiting.iter_mut().for_each(|other| other.is_ambiguous = true);

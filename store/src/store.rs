@@ -409,7 +409,10 @@ impl Store {
                 self.space.found_room_for_log();
                 self.log.created(segment);
             }
-            StoreInput::SegmentSealed { segment } => self.log.sealed(segment),
+            StoreInput::SegmentSealed { segment } => {
+                self.space.found_room_for_log();
+                self.log.sealed(segment);
+            }
             StoreInput::LogDurable { through } => self.became_durable(through, now, out),
             StoreInput::Checkpointed { applied } => self.checkpointed(applied),
             StoreInput::Surveyed(survey) => self.surveyed(survey),

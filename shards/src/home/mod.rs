@@ -407,6 +407,9 @@ impl Home {
         if self.neg.are_due(now) {
             self.neg_look(now, fx);
         }
+        if now.monotonic_ms >= self.witness_retry_ms() {
+            self.retry_witnesses(now, fx);
+        }
         match input {
             HomeInput::Message(client, message) => self.message(now, client, message, fx),
             HomeInput::Authenticated(client, key) => self.authenticated(client, key),
@@ -441,7 +444,10 @@ impl Home {
             HomeInput::Stats(client) => self.gather(client, fx),
             HomeInput::From(shard, message) => self.shard_message(now, shard, message, fx),
             HomeInput::Turn => self.turn(now, fx),
-            HomeInput::Drain => self.draining = true,
+            HomeInput::Drain => {
+                self.draining = true;
+                self.retry_witnesses(now, fx);
+            }
             HomeInput::Reconfigure(new) => {
                 (self.config.limits, self.config.subscriptions_max, self.config.auth_required) =
                     *new;
@@ -597,7 +603,8 @@ impl Home {
     fn shard_message(&mut self, now: Now, shard: ShardId, message: ToHome, fx: &mut HomeEffects) {
         match message {
             ToHome::Outcome { ticket, id, result, note, is_shadowed } => {
-                self.outcome(shard, ticket, id, Outcome { result, note, is_shadowed }, fx);
+                let outcome = Outcome { result, note, is_shadowed };
+                self.outcome(now, shard, ticket, id, outcome, fx);
             }
             ToHome::Installed { query, live_from, next } => {
                 self.installed(now, shard, query, (live_from, next), fx);

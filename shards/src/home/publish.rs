@@ -16,6 +16,12 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
+    /// Whether the shard could do later what it cannot do now.
+    pub(super) fn is_temporary(&self) -> bool {
+        use Reason::{ReadFailed, StorageFull, StoreBehind, VanishBusy};
+        matches!(self.result, Err(ReadFailed | StorageFull | StoreBehind | VanishBusy))
+    }
+
     /// Whether the client hears `OK true`.
     pub(super) fn is_accepted(&self) -> bool {
         self.result.map_or_else(Reason::is_accepted, |()| true)
@@ -97,6 +103,7 @@ impl Home {
 
     pub(super) fn outcome(
         &mut self,
+        now: Now,
         shard: ShardId,
         ticket: Ticket,
         id: EventId,
@@ -104,7 +111,7 @@ impl Home {
         fx: &mut HomeEffects,
     ) {
         match ticket.vanish {
-            Some(number) => self.vanish_outcome(shard, number, outcome, fx),
+            Some(number) => self.vanish_outcome(now, shard, number, outcome, fx),
             None => {
                 let Outcome { result, note, .. } = outcome;
                 fx.replies.push(Reply::Ok { client: ticket.client, id, result, note });

@@ -3,9 +3,11 @@
 //! What a key has to lose lies with its owner and, as gift wraps that it authored, anywhere. The
 //! owner decides first, with all its rules and the policy door; when it has said yes, every other
 //! shard is told to verify the request and to take note. The client hears yes when all have done so.
-//! If one could not, the client is told why; it asks again, the owner answers that it has the
-//! request already, and the others are told once more. So a request that was refused leaves no trace
-//! in any shard, and one that was answered has effect in all of them.
+//! One that cannot now (its disk is full, its store is behind) is told again after a pause: the owner
+//! has stored the request, so nobody may be told no any more. A relay that ends meanwhile says
+//! nothing; the client asks again, the owner answers that it has the request already, and the others
+//! are told once more. So a request that was refused leaves no trace in any shard, and one that was
+//! answered has effect in all of them.
 //!
 //! No deadlock: a request that waits for the credit of one shard holds none of another.
 
@@ -13,10 +15,12 @@ use super::publish::Outcome;
 use super::{Home, HomeEffects, Reply};
 use crate::message::{Client, Origin, QueryId, Role, ShardId, Ticket, ToShard};
 use proto::nip::{nip59, nip62};
-use proto::{Event, PublicKey, Reason};
+use proto::{Event, Now, PublicKey, Reason};
 
 /// Requests to vanish under way in one home.
 const VANISHES_MAX: usize = 64;
+/// Pause before a shard that could not take note is told again.
+const WITNESS_RETRY_MS: u64 = 250;
 
 /// A request to vanish that has not been answered. Owned by the home.
 #[derive(Debug)]
@@ -27,10 +31,11 @@ pub(super) struct Vanish {
     owner: ShardId,
     /// What the owner said.
     decided: Option<Outcome>,
-    /// Other shards that have not said anything.
+    /// Other shards that have not taken note.
     waiting: usize,
-    /// The first of them that could not do it.
-    failed: Option<Reason>,
+    /// Those of them that are to be told again, and when.
+    failed: Vec<ShardId>,
+    retry_ms: u64,
 }
 
 impl Home {
@@ -56,7 +61,8 @@ impl Home {
             owner,
             decided: None,
             waiting: 0,
-            failed: None,
+            failed: Vec::new(),
+            retry_ms: u64::MAX,
         };
         self.vanishes.insert(self.generation, vanish);
         Ok(self.generation)
@@ -65,6 +71,7 @@ impl Home {
     /// A shard has dealt with its part.
     pub(super) fn vanish_outcome(
         &mut self,
+        now: Now,
         shard: ShardId,
         number: u32,
         outcome: Outcome,
@@ -78,13 +85,42 @@ impl Home {
             if goes_on {
                 return self.call_witnesses(number, fx);
             }
-        } else {
+        } else if is_accepted || !outcome.is_temporary() {
+            // The operator may have banned the request since its owner took it: then there is
+            // nothing to take note of.
             vanish.waiting -= 1;
-            if !is_accepted {
-                vanish.failed = vanish.failed.or(outcome.result.err());
-            }
+        } else if self.draining {
+            // Nobody may be told no, and there is no time to wait for a yes.
+            self.vanishes.remove(&number);
+        } else {
+            vanish.failed.push(shard);
+            vanish.retry_ms = now.monotonic_ms.saturating_add(WITNESS_RETRY_MS);
         }
         self.end_vanish(number, fx);
+    }
+
+    /// When shards that could not take note are to be told again.
+    pub(super) fn witness_retry_ms(&self) -> u64 {
+        self.vanishes.values().map(|vanish| vanish.retry_ms).min().unwrap_or(u64::MAX)
+    }
+
+    /// Tells those shards again whose pause is over; a relay that ends gives up.
+    pub(super) fn retry_witnesses(&mut self, now: Now, fx: &mut HomeEffects) {
+        if self.draining {
+            self.vanishes.retain(|_, vanish| vanish.failed.is_empty());
+            return;
+        }
+        let due = self.vanishes.iter().filter(|(_, vanish)| vanish.retry_ms <= now.monotonic_ms);
+        let mut due: Vec<u32> = due.map(|(number, _)| *number).collect();
+        due.sort_unstable();
+        for number in due {
+            let Some(vanish) = self.vanishes.get_mut(&number) else { continue };
+            vanish.retry_ms = u64::MAX;
+            for shard in std::mem::take(&mut vanish.failed) {
+                self.waiting_witness[usize::from(shard)].push_back(number);
+                self.spend_credit(shard, fx);
+            }
+        }
     }
 
     /// A key has vanished from a shard: what the shard sent before and no client has got yet is not
@@ -145,7 +181,6 @@ impl Home {
         let Some(vanish) = self.vanishes.remove(&number) else { return };
         let Some(decided) = vanish.decided else { return };
         let (client, id) = (vanish.client, vanish.event.view().id());
-        let result = vanish.failed.map_or(decided.result, Err);
-        fx.replies.push(Reply::Ok { client, id, result, note: decided.note });
+        fx.replies.push(Reply::Ok { client, id, result: decided.result, note: decided.note });
     }
 }

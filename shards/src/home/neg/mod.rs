@@ -660,9 +660,10 @@ impl Home {
     }
 
     /// When [`super::HomeInput::Turn`] has something to do although nothing else happens: sessions
-    /// that may be idle for too long. `u64::MAX` without sessions.
+    /// that may be idle for too long, shards that could not take note of a request to vanish.
+    /// `u64::MAX` if there are none.
     pub fn deadline_ms(&self) -> u64 {
-        self.neg.look_ms
+        self.neg.look_ms.min(self.witness_retry_ms())
     }
 
     /// Open NIP-77 sessions.
