@@ -49,7 +49,8 @@ pub fn row(
     }
     if let Some(by) = ended_by(index, sub.sent_us, pool, history) {
         let by = &pool.events[by].fact;
-        let detail = format!("{} was served, which {} of kind {} had ended", fact.id, by.id, by.kind);
+        let detail =
+            format!("{} was served, which {} of kind {} had ended", fact.id, by.id, by.kind);
         return Err(Violation::new("E5: what has ended is not served", detail));
     }
     Ok(())
@@ -173,8 +174,7 @@ fn exact(
         list.iter().map(|index| pool.events[*index].fact.id[..8].to_owned()).collect()
     };
     let filters: Vec<String> = sub.wishes.iter().map(Wish::json).collect();
-    let detail =
-        format!("{:?} for {filters:?}, expected {:?}", name(&sub.rows), name(&expected));
+    let detail = format!("{:?} for {filters:?}, expected {:?}", name(&sub.rows), name(&expected));
     Err(Violation::new("E7: at a quiet moment answers are exact", detail))
 }
 
@@ -293,7 +293,8 @@ pub fn visible(
         }
         if let Some(by) = ended_by(index, u64::MAX, pool, history) {
             let by = &pool.events[by].fact;
-            let why = format!("of kind {} is there, and so is {} of kind {}", fact.kind, by.id, by.kind);
+            let why =
+                format!("of kind {} is there, and so is {} of kind {}", fact.kind, by.id, by.kind);
             return broken("E5: what has ended is gone", why);
         }
         if let Some(slot) = &fact.slot

@@ -138,7 +138,8 @@ impl Client {
         if let Some((id, _)) = session.waiting.iter().find(|(_, list)| !list.is_empty()) {
             return Some(format!("an OK for {id}"));
         }
-        let open = session.subscriptions.iter().find(|(_, sub)| sub.eose.is_none() && !sub.is_closed);
+        let open =
+            session.subscriptions.iter().find(|(_, sub)| sub.eose.is_none() && !sub.is_closed);
         if let Some((name, _)) = open {
             return Some(format!("an EOSE for {name}"));
         }
@@ -173,7 +174,13 @@ impl Client {
     }
 
     /// The next operation.
-    pub fn act(&mut self, pool: &Pool, history: &mut History, now_us: Micros, dice: &mut Dice) -> Deed {
+    pub fn act(
+        &mut self,
+        pool: &Pool,
+        history: &mut History,
+        now_us: Micros,
+        dice: &mut Dice,
+    ) -> Deed {
         let Some(session) = &mut self.session else { return Deed::Connect };
         if !session.reader.is_open() {
             // Nothing may be sent before the answer, except by those who do not care.
@@ -224,7 +231,8 @@ impl Client {
         history.sent(event, now_us);
         if let Some(session) = &mut self.session {
             let waiting = session.waiting.entry(pooled.fact.id.clone()).or_default();
-            let is_ambiguous = waiting.iter().any(|other| other.is_ambiguous || other.event != event);
+            let is_ambiguous =
+                waiting.iter().any(|other| other.is_ambiguous || other.event != event);
             waiting.push(Waiting { event, sent_us: now_us, is_ambiguous });
             if is_ambiguous {
                 waiting.iter_mut().for_each(|other| other.is_ambiguous = true);
@@ -380,10 +388,8 @@ impl Client {
         let Some(session) = &mut self.session else { return Ok(answers) };
         session.reader.feed(bytes);
         loop {
-            let received = session
-                .reader
-                .take()
-                .map_err(|error| Violation::new("the wire: frames", error))?;
+            let received =
+                session.reader.take().map_err(|error| Violation::new("the wire: frames", error))?;
             match received {
                 None => return Ok(answers),
                 Some(Received::Ping(payload)) => {
@@ -399,7 +405,11 @@ impl Client {
                 }
                 Some(Received::Close(code)) => {
                     if !session.is_closing && self.nature != Nature::Malicious {
-                        dice.marks.hit(if code == 1001 { "told that the relay ends" } else { "closed by the relay" });
+                        dice.marks.hit(if code == 1001 {
+                            "told that the relay ends"
+                        } else {
+                            "closed by the relay"
+                        });
                     }
                     if !session.is_closing {
                         session.is_closing = true;
@@ -550,8 +560,8 @@ fn event(
         return Err(Violation::new("nothing follows CLOSED", detail));
     }
     // What was removed and published again is another event to whoever listens.
-    let may_come_back = history.removed_us.contains_key(&index)
-        || history.excuse(pool, index, now_us).is_some();
+    let may_come_back =
+        history.removed_us.contains_key(&index) || history.excuse(pool, index, now_us).is_some();
     let is_again = sub.rows.contains(&index) || sub.live.contains(&index);
     if !is_ephemeral && is_again && !may_come_back {
         let detail = format!("{} came twice for {name}", fact.id);

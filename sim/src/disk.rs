@@ -50,7 +50,9 @@ impl Disk {
 
     /// Performs an effect as the engine does, or lets it fail.
     pub fn perform(&self, effect: StoreEffect, weather: Weather, dice: &mut Dice) -> StoreInput {
-        if weather.is_full && let Some(answer) = self.no_room(&effect, dice) {
+        if weather.is_full
+            && let Some(answer) = self.no_room(&effect, dice)
+        {
             return answer;
         }
         if is_read(&effect) {

@@ -149,9 +149,8 @@ impl Fact {
         if self.id == other.id {
             return false;
         }
-        let replaces = self.slot.is_some()
-            && self.slot == other.slot
-            && self.is_newer_version_than(other);
+        let replaces =
+            self.slot.is_some() && self.slot == other.slot && self.is_newer_version_than(other);
         replaces || self.deletes(other) || self.vanishes(other) || self.takes_wrap(other)
     }
 

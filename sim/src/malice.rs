@@ -33,7 +33,9 @@ pub fn misbehave(
             frame.truncate(150);
             Deed::Send(frame)
         }
-        3 => Deed::Send(vec![0x81, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4]),
+        3 => {
+            Deed::Send(vec![0x81, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4])
+        }
         4..=6 => near_miss(client, pool, salt),
         7 => {
             let mut bytes = Vec::new();

@@ -133,8 +133,7 @@ impl Network {
     /// Whether bytes, or the end, wait for the client of a link.
     pub fn has_more_for_client(&self, link: LinkId) -> bool {
         self.links.get(&link).is_some_and(|link| {
-            let has_ended =
-                link.is_server_done || link.is_server_closed || link.reset.is_some();
+            let has_ended = link.is_server_done || link.is_server_closed || link.reset.is_some();
             !link.to_client.is_empty() || has_ended
         })
     }

@@ -236,9 +236,9 @@ fn conn_config(sizes: &Sizes) -> ConnConfig {
         timeouts: Timeouts { ping_ms: 20_000, ..Timeouts::default() },
         rates: if sizes.has_rates {
             Rates {
-                messages: Rate::per_second(20),
-                events: Rate::per_second(8),
-                queries: Rate::per_second(20),
+                messages: Rate::per_second(8),
+                events: Rate::per_second(2),
+                queries: Rate::per_second(4),
                 invalid: Rate::per_minute(20),
             }
         } else {

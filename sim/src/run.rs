@@ -367,10 +367,9 @@ impl Run<'_, '_> {
         let now = self.world.now();
         let Some(node) = &mut self.world.node else { return Ok(BTreeSet::new()) };
         node.control.replies.clear();
-        let asked = node.control.ask(now, |client| HomeInput::Scan {
-            client,
-            filters: vec![Filter::default()],
-        });
+        let asked = node
+            .control
+            .ask(now, |client| HomeInput::Scan { client, filters: vec![Filter::default()] });
         self.world.call_control();
         let is_over = |world: &mut World<'_>| {
             let replies = world.node.iter().flat_map(|node| &node.control.replies);
@@ -391,7 +390,8 @@ impl Run<'_, '_> {
                 Reply::Stored { client, event, .. } if client == asked => {
                     let id = event.view().id().to_string();
                     let genuine = self.world.pool.genuine(&id);
-                    let is_same = |index: &EventIndex| self.world.pool.events[*index].event == event;
+                    let is_same =
+                        |index: &EventIndex| self.world.pool.events[*index].event == event;
                     let Some(index) = genuine.filter(is_same) else {
                         let detail = format!("the operator was given {id}");
                         return Err(Violation::new("E3: only genuine events are stored", detail));
@@ -462,8 +462,7 @@ impl Run<'_, '_> {
             let max_limit = self.world.history.max_limit;
             let deed = client.subscribe_to("prompt", vec![wish], began_us, max_limit);
             self.world.carry_out(who, deed);
-            let is_over =
-                |world: &mut World<'_>| world.clients[who].is_waiting().is_none();
+            let is_over = |world: &mut World<'_>| world.clients[who].is_waiting().is_none();
             self.world.run_until(QUIET_US, is_over)?;
             let took_us = self.world.now_us - began_us;
             if took_us > PROMPT_US {
@@ -536,7 +535,12 @@ fn evidence(world: &World<'_>, violation: &Violation) -> Vec<String> {
     for id in words.filter(|word| word.len() == 64) {
         let Some(index) = world.pool.genuine(id) else { continue };
         let pooled = &world.pool.events[index];
-        lines.push(format!("{} of kind {}: {:?}", &id[..8], pooled.fact.kind, world.history.events.get(&index)));
+        lines.push(format!(
+            "{} of kind {}: {:?}",
+            &id[..8],
+            pooled.fact.kind,
+            world.history.events.get(&index)
+        ));
         for by in &pooled.removers {
             let fact = &world.pool.events[*by].fact;
             if let Some(known) = world.history.events.get(by) {
@@ -566,7 +570,8 @@ fn whereabouts(shard: usize, disk: &Disk, event: &proto::Event) -> Vec<String> {
     let applied = disk.index.applied().unwrap_or(0);
     let rows = disk.index.locs(1, applied, usize::MAX).unwrap_or_default();
     let own = rows.iter().filter(|row| row.position.id == event.view().id());
-    lines.extend(own.map(|row| format!("  shard {shard}: indexed as {} at {:?}", row.seq, row.loc)));
+    lines
+        .extend(own.map(|row| format!("  shard {shard}: indexed as {} at {:?}", row.seq, row.loc)));
     if !lines.is_empty() {
         lines.push(format!("  shard {shard}: applied {applied}"));
     }

@@ -105,7 +105,8 @@ impl Reader {
         match first {
             0x81 => Ok(Some(Received::Text(payload))),
             0x88 => {
-                let code = payload.first_chunk::<2>().map_or(1005, |code| u16::from_be_bytes(*code));
+                let code =
+                    payload.first_chunk::<2>().map_or(1005, |code| u16::from_be_bytes(*code));
                 Ok(Some(Received::Close(code)))
             }
             0x89 => Ok(Some(Received::Ping(payload))),

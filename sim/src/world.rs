@@ -12,8 +12,8 @@ use crate::marks::Marks;
 use crate::network::{Heard, LinkId, Network};
 use crate::node::{Asked, Node};
 use crate::plan::{Fault, Plan};
-use crate::wire;
 use crate::pool::{CHALLENGES, EPOCH_S, Pool, challenge_entropy};
+use crate::wire;
 use bench::rng::Rng;
 use proto::Now;
 use serve::{Peer, Phase};
@@ -147,7 +147,8 @@ impl<'a> World<'a> {
                     _ if index < plan.slow_clients => Nature::Slow,
                     _ => Nature::Honest,
                 };
-                let own = [families[index % families.len()], families[(index + 1) % families.len()]];
+                let own =
+                    [families[index % families.len()], families[(index + 1) % families.len()]];
                 Client::new(index, nature, pool, &own, Rng::new(rng.next_u64()))
             })
             .collect();
@@ -347,8 +348,7 @@ impl<'a> World<'a> {
         if node.control.turn_us <= time_us {
             return;
         }
-        (node.control.turn_us, node.control.appointment) =
-            (time_us, node.control.appointment + 1);
+        (node.control.turn_us, node.control.appointment) = (time_us, node.control.appointment + 1);
         let appointment = node.control.appointment;
         self.at(time_us, self.life, Happening::Control { appointment });
     }
@@ -466,7 +466,8 @@ impl<'a> World<'a> {
 
     fn start(&mut self, core: usize, mut asked: Asked) {
         let effect = std::mem::replace(&mut asked.effect, StoreEffect::Survey);
-        self.dice.tell(self.now_us, || format!("shard {} asks for {}", asked.shard, brief(&effect)));
+        self.dice
+            .tell(self.now_us, || format!("shard {} asks for {}", asked.shard, brief(&effect)));
         let is_log = matches!(effect, StoreEffect::Log(_));
         let is_quick = is_read(&effect) && !matches!(effect, StoreEffect::Survey);
         if is_quick && self.dice.rng.chance(2, 3) {
@@ -540,7 +541,8 @@ impl<'a> World<'a> {
 
     /// The node is gone, with everything that it had not written down.
     pub fn end_life(&mut self, survive_of_256: u16) {
-        self.dice.tell(self.now_us, || format!("the node is gone, {survive_of_256} of 256 survive"));
+        self.dice
+            .tell(self.now_us, || format!("the node is gone, {survive_of_256} of 256 survive"));
         self.node = None;
         self.life += 1;
         for (_, job) in std::mem::take(&mut self.jobs) {
@@ -553,7 +555,8 @@ impl<'a> World<'a> {
             disk.restart(survive_of_256, &mut self.dice);
         }
         for (shard, disk) in self.disks.iter().enumerate() {
-            self.dice.tell(self.now_us, || format!("shard {shard}'s disk holds {}", disk.summary()));
+            self.dice
+                .tell(self.now_us, || format!("shard {shard}'s disk holds {}", disk.summary()));
         }
         self.is_full = false;
         let salt = self.dice.rng.next_u64();

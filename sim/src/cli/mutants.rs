@@ -13,8 +13,18 @@ use std::time::Instant;
 
 /// What a copy of the tree needs to build the simulator.
 const COPIED: &[&str] = &[
-    "Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "clippy.toml", "proto", "net", "store",
-    "shards", "engine", "bench", "tuning", "sim",
+    "Cargo.toml",
+    "Cargo.lock",
+    "rust-toolchain.toml",
+    "clippy.toml",
+    "proto",
+    "net",
+    "store",
+    "shards",
+    "engine",
+    "bench",
+    "tuning",
+    "sim",
 ];
 
 #[derive(Args)]
@@ -75,7 +85,9 @@ impl Mutants {
     }
 
     fn choose(&self, all: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
-        if let Some(unknown) = self.names.iter().find(|name| !all.iter().any(|at| stem(at) == **name)) {
+        if let Some(unknown) =
+            self.names.iter().find(|name| !all.iter().any(|at| stem(at) == **name))
+        {
             let names: Vec<String> = all.iter().map(|path| stem(path)).collect();
             bail!("there is no patch {unknown}; there are {}", names.join(", "));
         }

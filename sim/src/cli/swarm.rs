@@ -113,9 +113,9 @@ impl Worker {
             tell(&Line::Begins(seed))?;
             let line = match run::run(seed, &none, &pool, false) {
                 Ok(outcome) => {
-                    let again = seed.is_multiple_of(TWICE_EVERY).then(|| {
-                        run::run(seed, &none, &pool, false).map(|again| again.trace).ok()
-                    });
+                    let again = seed
+                        .is_multiple_of(TWICE_EVERY)
+                        .then(|| run::run(seed, &none, &pool, false).map(|again| again.trace).ok());
                     if again.is_some_and(|again| again != Some(outcome.trace)) {
                         let text = format!("seed {seed} runs differently the second time");
                         Line::Broke { seed, text }
@@ -217,7 +217,8 @@ impl Swarm {
 
     fn report(&self, mut sum: Sum, from: u64) -> anyhow::Result<bool> {
         if sum.seeds >= JUDGED_FROM {
-            sum.never = WANTED.iter().copied().filter(|name| !sum.marks.contains_key(*name)).collect();
+            sum.never =
+                WANTED.iter().copied().filter(|name| !sum.marks.contains_key(*name)).collect();
         }
         for text in sum.failures.iter().take(FAILURES_SHOWN) {
             say(text);
@@ -231,7 +232,10 @@ impl Swarm {
             let rate = sum.seeds / sum.seconds.max(1);
             say(&format!(
                 "{} seeds from {from} in {} s ({rate} a second), {} operations, {} virtual seconds",
-                sum.seeds + sum.failed, sum.seconds, sum.ops, sum.virtual_seconds
+                sum.seeds + sum.failed,
+                sum.seconds,
+                sum.ops,
+                sum.virtual_seconds
             ));
         }
         for name in &sum.never {
