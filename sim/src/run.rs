@@ -11,13 +11,14 @@ use crate::node::{Node, SECRET, store_config};
 use crate::plan::{Fault, Overrides, Plan, Sizes};
 use crate::pool::{EventIndex, Pool};
 use crate::world::World;
-use proto::Filter;
+use proto::{Filter, Placement};
 use serve::Phase;
 use shards::home::{HomeInput, Reply};
 use std::collections::BTreeSet;
 use store::mem::MemIndex;
 use store::record::PUT_HEADER_BYTES;
-use store::{OpenError, reindex};
+use store::offline::OfflineError;
+use store::{OpenError, reindex, reshard};
 
 /// Within this time everything that was asked for must be answered once no fault happens.
 const QUIET_US: u64 = 200_000_000;
@@ -117,7 +118,7 @@ impl Run<'_, '_> {
                 End::Quiet if life < lives => self.end_quietly()?,
                 End::Quiet => {}
             }
-            if let End::Crashed = self.crash_now() {
+            if let End::Crashed = self.crash_now()? {
                 continue;
             }
         }
@@ -178,14 +179,14 @@ impl Run<'_, '_> {
         Ok(End::Quiet)
     }
 
-    fn crash_now(&mut self) -> End {
-        let Some(is_power) = self.world.crashed else { return End::Quiet };
+    fn crash_now(&mut self) -> Result<End, Violation> {
+        let Some(is_power) = self.world.crashed else { return Ok(End::Quiet) };
         self.world.dice.marks.hit(if is_power { "power cut at work" } else { "killed at work" });
         let survive = if is_power { self.world.plan.survive_of_256 } else { 256 };
         self.world.end_life(survive);
         self.world.clients.iter_mut().for_each(|client| client.ops = 0);
-        self.between_lives();
-        End::Crashed
+        self.between_lives()?;
+        Ok(End::Crashed)
     }
 
     /// Nothing is under way: the operator stops the relay, or it ends otherwise.
@@ -200,12 +201,11 @@ impl Run<'_, '_> {
             1 if plan.has(Fault::PowerCut) => self.world.end_life(plan.survive_of_256),
             _ => self.world.end_life(256),
         }
-        self.between_lives();
-        Ok(())
+        self.between_lives()
     }
 
     /// What happens to the disks and the configuration while the relay is down.
-    fn between_lives(&mut self) {
+    fn between_lives(&mut self) -> Result<(), Violation> {
         let world = &mut *self.world;
         let plan = world.plan;
         if plan.has(Fault::Reconfigure) && world.dice.rng.chance(1, 2) {
@@ -220,6 +220,61 @@ impl Run<'_, '_> {
         if plan.has(Fault::Reindex) && self.world.dice.rng.chance(1, 2) {
             self.reindex();
         }
+        // Rot would have to be cured first, and ends the run elsewhere.
+        let may_reshard = plan.has(Fault::Reshard) && !plan.has(Fault::BitFlip);
+        if may_reshard && self.world.dice.rng.chance(1, 2) {
+            self.reshard()?;
+        }
+        Ok(())
+    }
+
+    /// The operator gives the relay another number of shards; one time in three the command is killed
+    /// on its way, and what it had copied is removed by the next start.
+    fn reshard(&mut self) -> Result<(), Violation> {
+        let world = &mut *self.world;
+        let shards = world.dice.rng.between(1, 8) as u16;
+        let steps_max = match world.dice.rng.chance(1, 3) {
+            true => world.dice.rng.below(20),
+            false => u64::MAX,
+        };
+        let pairs = |disks: &[Disk]| -> Vec<_> {
+            disks.iter().map(|disk| (disk.index.clone(), disk.segments.clone())).collect()
+        };
+        let seed = world.dice.rng.next_u64();
+        let new: Vec<Disk> =
+            (0..shards).map(|shard| Disk::new(SECRET, seed ^ u64::from(shard))).collect();
+        let now = world.now();
+        let steps = std::cell::Cell::new(0);
+        let should_stop = || {
+            steps.set(steps.get() + 1);
+            steps.get() > steps_max
+        };
+        let watch = &mut reshard::Watch { progress: &mut |_, _| {}, should_stop: &should_stop };
+        let placement = Placement::even(SECRET, shards);
+        let config = store_config(&self.sizes, 0);
+        let (from, to) = (pairs(&world.disks), pairs(&new));
+        match reshard::copy(&from, &to, &placement, &config, &|| now, watch) {
+            Ok(_) => {
+                world.dice.marks.hit("resharded");
+                world.disks = new;
+                // The copy is synced before the switch.
+                for disk in &world.disks {
+                    disk.restart(0, &mut world.dice);
+                }
+            }
+            Err(OfflineError::Stopped) => {
+                world.dice.marks.hit("resharding stopped on its way");
+            }
+            Err(error) => {
+                let detail = format!("to {shards} shards: {error}");
+                return Err(Violation::new("E1: resharding finds what was written", detail));
+            }
+        }
+        for disk in &world.disks {
+            disk.restart(256, &mut world.dice);
+        }
+        self.sizes.executors = self.sizes.executors.min(world.disks.len() as u16).max(1);
+        Ok(())
     }
 
     fn flip(&mut self) {

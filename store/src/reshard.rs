@@ -61,65 +61,82 @@ pub fn reshard(
 ) -> Result<Resharded, OfflineError> {
     let format = directory.format().resharded(shards)?;
     directory.prepare(&format)?;
-    let old = open_old(directory, config, clock, should_stop)?;
-    let worlds = open_new(directory, &format)?;
-    let mut sinks = Sinks::open(&worlds, &format, config, clock)?;
-    let mut copy = Copy {
-        placement: format.placement(),
-        bans: SeededSet::with_hasher(config.seed),
-        copied: Resharded::default(),
-        bytes_done: 0,
-        bytes: old.iter().map(OldShard::bytes).sum(),
-        progress,
-        should_stop,
-    };
-    copy.vanished(&old, &mut sinks)?;
-    for shard in &old {
-        copy.shard(shard, &mut sinks)?;
-    }
-    let copied = copy.copied;
-    sinks.close()?;
-    for (index, _) in worlds {
+    let old = open_old(directory, config)?;
+    let new = open_new(directory, &format)?;
+    let copied =
+        copy(&old, &new, &format.placement(), config, clock, &mut Watch { progress, should_stop })?;
+    for (index, _) in new.into_iter().chain(old) {
         index.close();
-    }
-    for shard in old {
-        shard.index.close();
     }
     directory.switch(format)?;
     Ok(copied)
 }
 
+/// Who hears how far the copying is, and may stop it.
+pub struct Watch<'a> {
+    /// Hears how many of how many bytes of the old log are copied.
+    pub progress: &'a mut dyn FnMut(u64, u64),
+    /// Is asked often.
+    pub should_stop: &'a dyn Fn() -> bool,
+}
+
+/// Fills the empty shards `new`, which `placement` speaks of, from the shards `old`, over any world.
+/// The old ones are brought up to date, and the removals that they owe are carried out.
+///
+/// # Errors
+/// [`OfflineError`]; the old shards hold what they held.
+pub fn copy<I: Index, S: Segments>(
+    old: &[(I, S)],
+    new: &[(I, S)],
+    placement: &Placement,
+    config: &StoreConfig,
+    clock: &dyn Fn() -> Now,
+    watch: &mut Watch<'_>,
+) -> Result<Resharded, OfflineError> {
+    let mut olds = Vec::with_capacity(old.len());
+    for (shard, (index, segments)) in (0..).zip(old) {
+        let config = StoreConfig { shard, ..config.clone() };
+        olds.push(OldShard::settle(index, segments, config, clock, watch.should_stop)?);
+    }
+    let mut sinks = Sinks::open(new, config, clock)?;
+    let mut copy = Copy {
+        placement: placement.clone(),
+        bans: SeededSet::with_hasher(config.seed),
+        copied: Resharded::default(),
+        bytes_done: 0,
+        bytes: olds.iter().map(OldShard::bytes).sum(),
+        progress: watch.progress,
+        should_stop: watch.should_stop,
+    };
+    copy.vanished(&olds, &mut sinks)?;
+    for shard in &olds {
+        copy.shard(shard, &mut sinks)?;
+    }
+    let copied = copy.copied;
+    sinks.close()?;
+    Ok(copied)
+}
+
 /// A shard that is copied from.
-struct OldShard {
+struct OldShard<'a, S> {
     shard: u16,
-    index: LmdbIndex,
-    segments: FileSegments,
+    index: &'a dyn Index,
+    segments: &'a S,
     applied: Seq,
     placed: Vec<Placed>,
 }
 
-impl OldShard {
-    fn bytes(&self) -> u64 {
-        self.placed.iter().map(|placed| placed.bytes).sum()
-    }
-}
-
-/// Opens the shards as they are, brings their indexes up to date and ends their removals.
-fn open_old(
-    directory: &DataDirectory,
-    config: &StoreConfig,
-    clock: &dyn Fn() -> Now,
-    should_stop: &dyn Fn() -> bool,
-) -> Result<Vec<OldShard>, OfflineError> {
-    let shards = directory.format().shards;
-    let map_bytes = map_bytes_for(directory.path(), shards);
-    let mut old = Vec::with_capacity(shards.into());
-    for shard in 0..shards {
-        let path = directory.index_directory(shard);
-        let index = LmdbIndex::open(&path, config.secret, map_bytes)?;
-        let segments = FileSegments::open(&directory.log_directory(shard))?;
-        let config = StoreConfig { shard, ..config.clone() };
-        let mut driver = Driver::open(config, &index, &segments, clock)?;
+impl<'a, S: Segments> OldShard<'a, S> {
+    /// Brings a shard's index up to date and ends its removals.
+    fn settle(
+        index: &'a dyn Index,
+        segments: &'a S,
+        config: StoreConfig,
+        clock: &dyn Fn() -> Now,
+        should_stop: &dyn Fn() -> bool,
+    ) -> Result<Self, OfflineError> {
+        let shard = config.shard;
+        let mut driver = Driver::open(config, index, segments, clock)?;
         while driver.store.is_purging() {
             if should_stop() {
                 return Err(OfflineError::Stopped);
@@ -128,12 +145,30 @@ fn open_old(
         }
         driver.close()?;
         let applied = index.applied()?;
-        let mut placed = layout::known(shard, &index, &segments)?.placed;
+        let mut placed = layout::known(shard, index, segments)?.placed;
         // A segment that was created and never written to holds no record.
         placed.retain(|placed| placed.first_seq <= applied);
-        old.push(OldShard { shard, index, segments, applied, placed });
+        Ok(Self { shard, index, segments, applied, placed })
     }
-    Ok(old)
+
+    fn bytes(&self) -> u64 {
+        self.placed.iter().map(|placed| placed.bytes).sum()
+    }
+}
+
+/// Opens the shards as they are.
+fn open_old(
+    directory: &DataDirectory,
+    config: &StoreConfig,
+) -> Result<Vec<(LmdbIndex, FileSegments)>, WorldError> {
+    let shards = directory.format().shards;
+    let map_bytes = map_bytes_for(directory.path(), shards);
+    let open = |shard| {
+        let index = directory.index_directory(shard);
+        let index = LmdbIndex::open(&index, config.secret, map_bytes)?;
+        Ok((index, FileSegments::open(&directory.log_directory(shard))?))
+    };
+    (0..shards).map(open).collect()
 }
 
 fn open_new(
@@ -150,20 +185,19 @@ fn open_new(
 }
 
 /// The new shards' stores.
-struct Sinks<'a> {
-    sinks: Vec<Driver<'a, FileSegments>>,
+struct Sinks<'a, S> {
+    sinks: Vec<Driver<'a, S>>,
     unwritten: Vec<usize>,
 }
 
-impl<'a> Sinks<'a> {
-    fn open(
-        worlds: &'a [(LmdbIndex, FileSegments)],
-        format: &Format,
+impl<'a, S: Segments> Sinks<'a, S> {
+    fn open<I: Index>(
+        worlds: &'a [(I, S)],
         config: &StoreConfig,
         clock: &'a dyn Fn() -> Now,
     ) -> Result<Self, OfflineError> {
-        let share = usize::from(format.shards);
-        let open = |(shard, (index, segments)): (usize, &'a (LmdbIndex, FileSegments))| {
+        let share = worlds.len().max(1);
+        let open = |(shard, (index, segments)): (usize, &'a (I, S))| {
             let config = StoreConfig {
                 shard: shard as u16,
                 delta_bytes_max: (config.delta_bytes_max / share).max(2 * BATCH_BYTES),
@@ -216,7 +250,11 @@ struct Copy<'a> {
 impl Copy<'_> {
     /// Writes every vanished key to every new shard, and lets the removals, which find nothing,
     /// end.
-    fn vanished(&mut self, old: &[OldShard], sinks: &mut Sinks<'_>) -> Result<(), OfflineError> {
+    fn vanished<S: Segments>(
+        &mut self,
+        old: &[OldShard<'_, S>],
+        sinks: &mut Sinks<'_, S>,
+    ) -> Result<(), OfflineError> {
         let mut vanished: BTreeMap<PublicKey, u32> = BTreeMap::new();
         for shard in old {
             let mut keys = Vec::new();
@@ -251,11 +289,15 @@ impl Copy<'_> {
         if (self.should_stop)() { Err(OfflineError::Stopped) } else { Ok(()) }
     }
 
-    fn shard(&mut self, old: &OldShard, sinks: &mut Sinks<'_>) -> Result<(), OfflineError> {
-        let mut places = Places::new(&old.index, 1, old.applied);
+    fn shard<S: Segments>(
+        &mut self,
+        old: &OldShard<'_, S>,
+        sinks: &mut Sinks<'_, S>,
+    ) -> Result<(), OfflineError> {
+        let mut places = Places::new(old.index, 1, old.applied);
         for placed in &old.placed {
             let entry = SegmentEntry { segment: placed.segment, bytes: placed.bytes };
-            let segments: &dyn Segments = &old.segments;
+            let segments: &dyn Segments = old.segments;
             let damaged =
                 |error| OfflineError::from(crate::rewrite::damaged(placed.segment, error));
             let mut reader = SegmentReader::open(old.shard, segments, &entry).map_err(damaged)?;
@@ -275,12 +317,12 @@ impl Copy<'_> {
         Ok(())
     }
 
-    fn record(
+    fn record<S: Segments>(
         &mut self,
         seq: Seq,
         record: &Record<'_>,
         places: &mut Places<'_>,
-        sinks: &mut Sinks<'_>,
+        sinks: &mut Sinks<'_, S>,
     ) -> Result<(), OfflineError> {
         match record {
             Record::Put { flags, event, .. } => {
