@@ -78,7 +78,7 @@ class Load:
                 if message[0] == "OK":
                     under_way -= 1
                     self._learn(*message[1:4])
-                else:
+                elif message[0] != "AUTH":
                     self._fault(f"unexpected message {message}")
         except Cut:
             pass

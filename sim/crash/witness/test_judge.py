@@ -1,6 +1,6 @@
 """The judge is shown each violation that it is there to find, and each excuse that it must accept.
 
-    python3 -m unittest discover -s sim/crash/witness -t sim/crash
+    python3 -B -m unittest discover -s sim/crash/witness -t sim/crash
 """
 
 import json
