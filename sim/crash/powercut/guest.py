@@ -1,8 +1,8 @@
 """An emulated machine whose disk forgets what was not flushed when the power goes.
 
-The disk is an image served over NBD by nbdkit with its cache filter in write-back mode, which keeps
-writes in its own memory until a flush comes. Killing it and the machine together is a power cut of a
-disk with a volatile cache; whatever the image has then is what a drive would have kept.
+The disk is an image served over NBD, by one of two drives with a volatile cache. `cache` is nbdkit with
+its cache filter in write-back mode, which keeps writes in its own memory until a flush comes: killing
+it and the machine together loses all of them. `lottery` is disk.py, which loses a random part.
 """
 
 import os
@@ -10,6 +10,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -18,6 +19,8 @@ HERE = Path(__file__).resolve().parent
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net")
 DISK_BYTES = 1 << 30
 MEMORY_MIB = 1_024
+# What nbdkit takes for each block that a flush writes, so that cuts fall into flushes.
+WRITE_DELAY = "1ms"
 # Programs of the guest besides the relay.
 APPLETS = ("sh", "mount", "insmod", "ip", "date", "uname", "sed", "sleep")
 
@@ -103,22 +106,46 @@ def free_port():
         return probe.getsockname()[1]
 
 
+class CacheDrive:
+    """nbdkit: nothing that was not flushed survives."""
+
+    name = "cache"
+    is_killed = True
+
+    def command(self, link, disk):
+        return ["nbdkit", "--foreground", "--exit-with-parent", "--unix", link, "--filter=cache",
+                "--filter=delay", "file", disk, "cache=writeback", f"wdelay={WRITE_DELAY}"]
+
+
+class LotteryDrive:
+    """disk.py: of what was not flushed, anything may survive."""
+
+    name = "lottery"
+    is_killed = False
+
+    def __init__(self, seed):
+        self.seed = seed
+
+    def command(self, link, disk):
+        return [sys.executable, "-B", HERE / "disk.py", disk, link, str(self.seed)]
+
+
 class Machine:
     """One power-up: qemu and the server of its disk. Both processes are ours."""
 
-    def __init__(self, work, kernel, initramfs, disk, command_line, cpu):
+    def __init__(self, work, kernel, initramfs, disk, drive, command_line, cpu):
+        self.drive = drive
         self.serial = work / "serial.log"
         self.serial.unlink(missing_ok=True)
         self.port = free_port()
-        self.read = 0
         link = work / "disk.sock"
         link.unlink(missing_ok=True)
-        self.server = self._spawn(work / "nbdkit.log", [
-            "nbdkit", "--foreground", "--exit-with-parent", "--unix", link, "--filter=cache",
-            "file", disk, "cache=writeback"])
+        self.server_log = work / f"{drive.name}.log"
+        self.server_log.unlink(missing_ok=True)
+        self.server = self._spawn(self.server_log, drive.command(link, disk))
         while not link.exists():
             if self.server.poll() is not None:
-                raise SystemExit(f"nbdkit ended; see {work}/nbdkit.log")
+                raise SystemExit(f"the drive ended; see {self.server_log}")
             time.sleep(0.01)
         image = next((kernel / "boot").glob("vmlinuz-*"))
         self.qemu = self._spawn(work / "qemu.log", [
@@ -156,8 +183,13 @@ class Machine:
         return None
 
     def cut(self):
-        """The power goes: both at once, and neither gets to write anything any more."""
-        for process in (self.qemu, self.server):
-            process.kill()
-        for process in (self.qemu, self.server):
-            process.wait()
+        """The power goes. nbdkit is killed and loses what it held; the other drive draws what of it
+        survives. Returns (sectors held, sectors that survived), as far as the drive says so."""
+        self.qemu.kill()
+        if self.drive.is_killed:
+            self.server.kill()
+        self.qemu.wait()
+        self.server.wait()
+        counted = re.search(r"(\d+) sectors were not flushed, (\d+) of them survived",
+                            self.server_log.read_text(errors="replace"))
+        return tuple(map(int, counted.groups())) if counted else (0, 0)
