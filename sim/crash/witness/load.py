@@ -40,6 +40,8 @@ class Load:
         self.lock = threading.Lock()
         self.accepted = 0
         self.faults = []
+        # Refusals that blame the relay, not the event.
+        self.troubles = []
         self.began_s = time.monotonic()
         self.threads = [threading.Thread(target=self._write) for _ in range(connections)]
         for thread in self.threads:
@@ -92,7 +94,8 @@ class Load:
             with self.lock:
                 self.accepted += 1
         elif message.startswith(RELAY_TROUBLE):
-            self._fault(f"refused for no fault of the event: {message}")
+            with self.lock:
+                self.troubles.append(f"refused for no fault of the event: {message}")
 
     def _fault(self, text):
         with self.lock:

@@ -3,8 +3,11 @@
 A box is anything with
     replace_disk()           an empty disk
     start(runtime)           the relay, powered up on that disk; returns its (host, port)
-    start_and_cut(delay_s)   the same, with the power going while it starts
+    start_and_cut(runtime, delay_s)
+                             the same, with the power going while it starts
+    settle()                 everything that was written until now is made durable from outside
     cut(rng)                 the power goes; returns a word that says how
+    disk_went_first          whether the relay was still running when its disk went, at the last cut
     rejected()               why the relay could not be started, for the report
     keep(directory)          copies what explains a failure
     close()                  frees what the machine lent
@@ -46,7 +49,6 @@ class Trial:
         self.cuts = {}
         self.looked_at = 0
         self.cycle_s = []
-        self.starts = 0
 
     def run(self):
         """Runs the cycles, and ends with a look at what the last cut has left."""
@@ -77,19 +79,14 @@ class Trial:
         """A control is there to fail: it goes on."""
         return bool(self.lost or self.wrong or self.faults) and not self.options.control
 
-    def _start(self):
-        runtimes = self.options.runtimes
-        runtime = runtimes[self.starts % len(runtimes)]
-        self.starts += 1
-        return self.box.start(runtime), runtime
-
     def _cycle(self, number, is_fresh):
-        if self.rng.random() < self.options.cut_starts:
+        runtime = self.options.runtimes[number % len(self.options.runtimes)]
+        if self.rng.random() < self.options.cut_starts and not self.options.control:
             delay_s = self.rng.uniform(0, self.options.start_s)
-            self.box.start_and_cut(delay_s)
+            self.box.start_and_cut(self.rng.choice(self.options.runtimes), delay_s)
             self._cut_happened("while it started")
         try:
-            address, runtime = self._start()
+            address = self.box.start(runtime)
         except StartFailed as failed:
             return self._failed_start(number, failed)
         known = 0 if is_fresh else self._audit(number, address)
@@ -98,12 +95,19 @@ class Trial:
         self.lines.put_first(self._again())
         target = self.rng.randint(1, self.options.events_per_cycle)
         load = Load(address, self.ledger, self.lines, self.options.connections, self.options.window)
+        if self.options.control:
+            # So that events are lost, and not the files that they are in.
+            load.wait_for(target // 2, LOAD_PATIENCE_S)
+            self.box.settle()
+            target += load.accepted
         load.wait_for(target, LOAD_PATIENCE_S)
         time.sleep(self.rng.uniform(0, self.options.dawdle_s))
         how = self.box.cut(self.rng)
         self._cut_happened(how)
         load.join()
         self.faults.extend(load.faults)
+        if not self.box.disk_went_first:
+            self.faults.extend(load.troubles)
         took_s = time.monotonic() - load.began_s
         self.say(
             f"cycle {number}: {runtime}, looked at {known}, acknowledged {load.accepted} in "
@@ -122,7 +126,7 @@ class Trial:
 
     def _look(self, number):
         try:
-            address, _ = self._start()
+            address = self.box.start(self.rng.choice(self.options.runtimes))
         except StartFailed as failed:
             return self._failed_start(number, failed)
         known = self._audit(number, address)
@@ -160,10 +164,12 @@ class Trial:
             "looked_at": self.looked_at,
             "lost": len(self.lost),
             "wrong": len(self.wrong),
-            "faults": self.faults,
+            "faults": self.faults[:SHOWN_MAX],
             "seconds_per_cycle": round(sum(self.cycle_s) / max(cycles, 1), 1),
-            "first_lost": list(self.lost.items())[:SHOWN_MAX],
-            "first_wrong": self.wrong[:SHOWN_MAX],
+            "first_lost": [f"{id_} in cycle {number}" for id_, number in self.lost.items()][:SHOWN_MAX],
+            "first_wrong": [f"{id_} {why}, cycle {number}" for id_, why, number in self.wrong][
+                :SHOWN_MAX
+            ],
         }
 
 
