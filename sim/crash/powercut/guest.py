@@ -14,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 
+from witness.options import WITH_US
+
 HERE = Path(__file__).resolve().parent
 # Modules of Debian's cloud kernel that the guest needs; ext4 is built in.
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net")
@@ -113,7 +115,7 @@ class CacheDrive:
     is_killed = True
 
     def command(self, link, disk):
-        return ["nbdkit", "--foreground", "--exit-with-parent", "--unix", link, "--filter=cache",
+        return ["nbdkit", "--foreground", "--unix", link, "--filter=cache",
                 "--filter=delay", "file", disk, "cache=writeback", f"wdelay={WRITE_DELAY}"]
 
 
@@ -163,7 +165,7 @@ class Machine:
     @staticmethod
     def _spawn(log, command):
         with open(log, "ab") as out:
-            return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+            return subprocess.Popen([*WITH_US, *command], stdin=subprocess.DEVNULL, stdout=out, stderr=out)
 
     def said(self):
         return self.serial.read_text(errors="replace") if self.serial.exists() else ""

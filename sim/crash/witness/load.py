@@ -12,10 +12,11 @@ RELAY_TROUBLE = ("error:", "rate-limited:", "restricted:", "auth-required:")
 class Lines:
     """Lines of a corpus, each handed out once, to whichever writer asks."""
 
-    def __init__(self, path):
+    def __init__(self, file):
         self.lock = threading.Lock()
-        self.file = open(path, encoding="utf-8")
+        self.file = file
         self.first = []
+        self.is_used_up = False
 
     def put_first(self, lines):
         """What is sent before the rest of the corpus."""
@@ -26,7 +27,9 @@ class Lines:
         with self.lock:
             if self.first:
                 return self.first.pop()
-            return self.file.readline().rstrip("\n") or None
+            line = self.file.readline().rstrip("\n")
+            self.is_used_up = not line
+            return line or None
 
 
 class Load:

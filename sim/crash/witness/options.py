@@ -8,8 +8,11 @@ import tempfile
 import time
 from pathlib import Path
 
-# Lines of the corpus per cycle, so that what is refused or repeated leaves enough.
-LINES_PER_EVENT = 2
+# Over which the events are spread.
+SPAN_S = 2 * 86_400
+# Before the command of a process that must not outlive the run, however that ends.
+WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
+RUNTIMES = ("epoll", "io-uring")
 
 
 def parser(description, epilog, cycles, events_per_cycle):
@@ -29,6 +32,8 @@ def parser(description, epilog, cycles, events_per_cycle):
     add("--corpus", type=existing, default=None,
         help="signed events as JSON lines, instead of what turnpike-bench makes")
     add("--seed", type=int, default=int(time.time()), help="of events and cuts; printed")
+    add("--base-time", type=int, default=int(time.time()) - SPAN_S - 3_600,
+        help="of the first event, unix seconds (two days ago); printed")
     add("--fresh-every", type=positive, default=None,
         help="cycles after which an empty disk is taken (5; 1 for a control)")
     add("--events-per-cycle", type=positive, default=events_per_cycle,
@@ -36,8 +41,8 @@ def parser(description, epilog, cycles, events_per_cycle):
     add("--connections", type=positive, default=4, help="that write at once (4)")
     add("--window", type=positive, default=48, help="events under way on each (48)")
     add("--shards", type=positive, default=2, help="of the relay (2)")
-    add("--runtimes", type=lambda text: text.split(","), default=["epoll", "io-uring"],
-        help="taken in turn (epoll,io-uring)")
+    add("--runtimes", type=runtimes, default=os.environ.get("TURNPIKE_RUNTIMES", ",".join(RUNTIMES)),
+        help="taken in turn (what TURNPIKE_RUNTIMES says, else epoll,io-uring)")
     add("--work", type=Path, default=None,
         help="folder for disk, logs and evidence; a temporary one, removed after a success")
     add("--json", action="store_true", help="the report on one line")
@@ -51,14 +56,22 @@ def existing(text):
     return path
 
 
+def runtimes(text):
+    names = text.split(",")
+    if not set(names) <= set(RUNTIMES):
+        raise argparse.ArgumentTypeError(f"{text} is not {' or '.join(RUNTIMES)}, or both")
+    return names
+
+
 def positive(text):
     if not text.isdigit() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text} is no number above 0")
     return int(text)
 
 
-def complete(options, prefix):
-    """Fills in what depends on other flags, and makes the folder and the corpus."""
+def complete(options, prefix, lines_per_cycle):
+    """Fills in what depends on other flags, makes the folder, and opens the corpus, which has to
+    last until the last cut."""
     if options.fresh_every is None:
         options.fresh_every = 1 if options.control else 5
     options.is_temporary = options.work is None
@@ -67,27 +80,30 @@ def complete(options, prefix):
     options.work = options.work.absolute()
     options.work.mkdir(parents=True, exist_ok=True)
     if options.corpus is None:
-        options.corpus = make_corpus(options)
-    print(f"seed {options.seed}, work in {options.work}", flush=True)
+        options.lines = signed_lines(options, options.cycles * lines_per_cycle)
+    else:
+        options.lines = open(options.corpus, encoding="utf-8")
+    print(f"--seed {options.seed} --base-time {options.base_time}, work in {options.work}", flush=True)
     return options
 
 
-def make_corpus(options):
-    """Public-relay traffic of the last two days, one event in fifty repeated and one in fifty with a
-    wrong signature."""
+def signed_lines(options, count):
+    """Public-relay traffic of two days, one event in fifty repeated and one in fifty with a wrong
+    signature, signed as it is read."""
     bench = options.bench or options.binary.with_name("turnpike-bench")
     if not bench.exists():
         sys.exit(f"{bench} does not exist: cargo build --release -p bench, or --bench or --corpus")
-    corpus = options.work / "corpus.jsonl"
-    count = max(1_000, options.cycles * options.events_per_cycle * LINES_PER_EVENT)
-    subprocess.run(
+    signing = subprocess.Popen(
         [bench, "corpus", "--seed", str(options.seed), "--count", str(count),
-         "--base-time", str(int(time.time()) - 2 * 86_400), "--span-s", str(2 * 86_400 - 3_600),
-         "--duplicates", "20", "--bad-signatures", "20", "--out", corpus],
-        check=True,
+         "--base-time", str(options.base_time), "--span-s", str(SPAN_S),
+         "--duplicates", "20", "--bad-signatures", "20", "--out", "-"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        encoding="utf-8",
     )
-    return corpus
+    # It ends with the pipe that it writes to.
+    return signing.stdout
 
 
 def need(programs):
@@ -104,9 +120,10 @@ def need(programs):
         sys.exit(f"missing; as root: apt-get install --no-install-recommends {' '.join(missing)}")
 
 
-# A fast client from one address, and small segments and checkpoints, so that cuts fall into their
-# making.
-CONFIG = """\
+def config(checkpoint_events, more=""):
+    """The relay's configuration: a fast client from one address, and small segments and checkpoints,
+    so that cuts fall into their making."""
+    return f"""\
 [rates]
 connections_per_second = 0
 connections_per_address_max = 0
@@ -117,6 +134,6 @@ invalid_per_minute = 0
 
 [store]
 segment_mib = 4
-checkpoint_events = 1500
+checkpoint_events = {checkpoint_events}
 free_min_mib = 0
-"""
+{more}"""

@@ -1,7 +1,7 @@
 """The cycle: start, look at what the last cut has left, load, cut the power; again and again.
 
 A box is anything with
-    replace_disk()           an empty disk
+    replace_disk()           switches everything off and takes an empty disk
     start(runtime)           the relay, powered up on that disk; returns its (host, port)
     start_and_cut(runtime, delay_s)
                              the same, with the power going while it starts
@@ -42,11 +42,12 @@ class Trial:
         self.say = say
         self.rng = random.Random(options.seed)
         self.ledger = Ledger(f"{options.work}/ledger.log")
-        self.lines = Lines(options.corpus)
+        self.lines = Lines(options.lines)
         self.lost = {}
         self.wrong = []
         self.faults = []
         self.cuts = {}
+        self.runtimes = {}
         self.looked_at = 0
         self.cycle_s = []
 
@@ -59,7 +60,6 @@ class Trial:
                 if is_fresh:
                     if number > 1:
                         self._look(number - 1)
-                        self.box.cut(self.rng)
                     self.box.replace_disk()
                     self.ledger.fresh()
                 self._cycle(number, is_fresh)
@@ -73,6 +73,7 @@ class Trial:
             if self._has_failed():
                 self.box.keep(self.options.work)
             self.box.close()
+            self.options.lines.close()
         return self.report()
 
     def _has_failed(self):
@@ -105,6 +106,9 @@ class Trial:
         how = self.box.cut(self.rng)
         self._cut_happened(how)
         load.join()
+        self.runtimes[runtime] = self.runtimes.get(runtime, 0) + 1
+        if self.lines.is_used_up:
+            self.faults.append("the corpus is used up, so the relay was idle at the cut")
         self.faults.extend(load.faults)
         if not self.box.disk_went_first:
             self.faults.extend(load.troubles)
@@ -157,6 +161,7 @@ class Trial:
         return {
             "seed": self.options.seed,
             "cycles": cycles,
+            "cycles_by_runtime": self.runtimes,
             "cuts": self.cuts,
             "sent": self.ledger.sent,
             "acknowledged": self.ledger.acknowledged,
