@@ -24,7 +24,8 @@ MEMORY_MIB = 1_024
 # What nbdkit takes for each block that a flush writes, so that cuts fall into flushes.
 WRITE_DELAY = "1ms"
 # Programs of the guest besides the relay.
-APPLETS = ("sh", "mount", "insmod", "ip", "date", "uname", "sed", "sleep", "grep", "sync")
+APPLETS = ("sh", "mount", "insmod", "ip", "date", "uname", "sed", "sleep", "grep", "sync",
+           "find", "wc")
 
 
 def find_module(modules, name):
