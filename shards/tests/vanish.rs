@@ -223,6 +223,47 @@ fn events_that_race_the_request_are_gone_in_every_order() {
     }
 }
 
+/// The owner has stored the request, and everybody may read it: nobody may be told no any more.
+#[test]
+fn a_shard_that_cannot_take_note_now_is_told_again_and_the_client_waits() {
+    let verifier = Remembering::new();
+    let signer = Signer::from_seed(77);
+    let asked = request(&signer, NOW);
+    let owner = Placement::even(Secret([3; 16]), 3).owner(&asked.view());
+    let full = (0..3).find(|shard| *shard != owner).unwrap();
+    for is_ending in [false, true] {
+        let mut world = World::new(&Setup::new(3, 5), &verifier);
+        world.low_on_space(full, true);
+        send(&mut world, 0, &asked);
+        let answer = |world: &World| {
+            world.replies.iter().find_map(|(_, reply)| match reply {
+                Reply::Ok { result, .. } => Some(*result),
+                _ => None,
+            })
+        };
+        for _ in 0..5 {
+            world.settle();
+            assert_eq!(answer(&world), None, "neither yes nor no");
+            world.now.monotonic_ms += 1_000;
+            world.home(0, HomeInput::Turn);
+        }
+        assert!(world.homes[0].has_submissions());
+        if is_ending {
+            world.home(0, HomeInput::Drain);
+            world.settle();
+            assert!(!world.homes[0].has_submissions(), "an ending relay does not wait for a disk");
+            assert_eq!(answer(&world), None, "what is not known is not said");
+            continue;
+        }
+        world.low_on_space(full, false);
+        world.now.monotonic_ms += 1_000;
+        world.home(0, HomeInput::Turn);
+        world.settle();
+        assert_eq!(answer(&world), Some(Ok(())));
+        assert_eq!(everything(&mut world), ids(&[asked.clone()]));
+    }
+}
+
 #[test]
 fn live_events_that_have_not_been_sent_yet_are_not_sent_after_the_request() {
     let verifier = Remembering::new();

@@ -16,8 +16,8 @@ use serve::Phase;
 use shards::home::{HomeInput, Reply};
 use std::collections::BTreeSet;
 use store::mem::MemIndex;
-use store::record::PUT_HEADER_BYTES;
 use store::offline::OfflineError;
+use store::record::PUT_HEADER_BYTES;
 use store::{OpenError, reindex, reshard};
 
 /// Within this time everything that was asked for must be answered once no fault happens.

@@ -44,7 +44,7 @@ fn each_fault_is_absent_in_about_half_of_the_runs_and_can_be_taken_away() {
 }
 
 /// A pool whose events are all acknowledged, and what a right relay would show of them.
-fn acknowledged(pool: &Pool, events: &[usize]) -> History {
+fn acknowledged(events: &[usize]) -> History {
     let mut history = History { max_limit: 500, ..History::default() };
     for (at, event) in (10..).zip(events) {
         history.sent(*event, at * 10);
@@ -61,7 +61,7 @@ fn find(pool: &Pool, wanted: impl Fn(&Fact) -> bool) -> usize {
 fn the_oracle_finds_what_is_lost_forged_refused_or_not_gone() {
     let pool = Pool::new();
     let note = find(&pool, |fact| fact.kind == 1 && fact.expires_at == u64::MAX);
-    let history = acknowledged(&pool, &[note]);
+    let history = acknowledged(&[note]);
     let checks = |visible: &[usize], history: &History| {
         let visible = visible.iter().copied().collect();
         check::visible(&visible, &pool, history).err().map(|violation| violation.check)
@@ -76,7 +76,7 @@ fn the_oracle_finds_what_is_lost_forged_refused_or_not_gone() {
     let target = pool.events[deletion].fact.values("e").next().unwrap().to_owned();
     let target = find(&pool, |fact| fact.id == target);
     assert!(pool.events[deletion].fact.deletes(&pool.events[target].fact));
-    let history = acknowledged(&pool, &[target, deletion]);
+    let history = acknowledged(&[target, deletion]);
     assert_eq!(checks(&[deletion], &history), None);
     assert!(checks(&[deletion, target], &history).unwrap().starts_with("E5"));
     // Of two versions of one slot the later one stays; of two of one second the lower id.
@@ -93,7 +93,7 @@ fn the_oracle_finds_what_is_lost_forged_refused_or_not_gone() {
             (fact.created_at, std::cmp::Reverse(fact.id.clone()))
         })
         .unwrap();
-    let history = acknowledged(&pool, &versions);
+    let history = acknowledged(&versions);
     assert_eq!(checks(&[last], &history), None);
     let other = *versions.iter().find(|at| **at != last).unwrap();
     assert!(checks(&[other], &history).is_some());
@@ -117,5 +117,7 @@ fn the_naive_relay_orders_limits_and_keeps_secrets() {
     let mine = [Wish { kinds: Some(vec![1059]), ..Wish::default() }];
     let whole: BTreeSet<usize> = (0..pool.events.len()).collect();
     let seen = check::naive((&mine, 500), &[reader], &whole, &pool, &history);
-    assert!(!seen.is_empty() && check::naive((&mine, 500), &[], &whole, &pool, &history).is_empty());
+    assert!(
+        !seen.is_empty() && check::naive((&mine, 500), &[], &whole, &pool, &history).is_empty()
+    );
 }

@@ -11,8 +11,8 @@ use std::cell::Cell;
 use store::mem::{MemIndex, MemSegments};
 use store::seam::SegmentEntry;
 use store::{
-    KillCause, Segments, Seq, StoreConfig, StoreEffect, StoreInput, StoreOutput, Unwritten,
-    WorldError,
+    KillCause, LogEffect, Segments, Seq, StoreConfig, StoreEffect, StoreInput, StoreOutput,
+    Unwritten, WorldError,
 };
 
 type MemWorld = World<MemIndex, MemSegments>;
@@ -75,6 +75,30 @@ fn log_work_that_finds_no_room_is_tried_again_and_writes_are_refused_until_it_is
     assert!(matches!(world.outputs.last(), Some(StoreOutput::Durable { through: 1, .. })));
     assert_eq!(world.store.stats().no_room, 6);
     assert_eq!(world.query(&Filter::default(), 10), [event]);
+}
+
+#[test]
+fn a_seal_that_finds_no_room_is_over_when_it_is_done() {
+    let mut world = world(StoreConfig { segment_bytes_max: 600, ..config() });
+    let is_seal = |effect: &StoreEffect| matches!(effect, StoreEffect::Log(LogEffect::Seal { .. }));
+    for number in 0.. {
+        world.put(&numbered(number));
+        world.flush();
+        while world.effects.front().is_some_and(|effect| !is_seal(effect)) {
+            world.perform(0);
+        }
+        if !world.effects.is_empty() {
+            break;
+        }
+    }
+    refuse(&mut world);
+    assert!(world.store.is_full());
+    later(&mut world);
+    world.effects.retain(is_seal);
+    assert_eq!(world.effects.len(), 1, "it is tried again");
+    // Nothing else waits to be written: no later write tells the store that there is room.
+    world.perform(0);
+    assert!(!world.store.is_full() && world.store.has_room());
 }
 
 #[test]

@@ -36,6 +36,9 @@ pub(super) struct Vanish {
     /// Those of them that are to be told again, and when.
     failed: Vec<ShardId>,
     retry_ms: u64,
+    /// Why one of them will never take note: it looked closer than the owner, who took the request
+    /// for a copy of what he has, or the operator has banned it since.
+    refused: Option<Reason>,
 }
 
 impl Home {
@@ -63,6 +66,7 @@ impl Home {
             waiting: 0,
             failed: Vec::new(),
             retry_ms: u64::MAX,
+            refused: None,
         };
         self.vanishes.insert(self.generation, vanish);
         Ok(self.generation)
@@ -86,9 +90,8 @@ impl Home {
                 return self.call_witnesses(number, fx);
             }
         } else if is_accepted || !outcome.is_temporary() {
-            // The operator may have banned the request since its owner took it: then there is
-            // nothing to take note of.
             vanish.waiting -= 1;
+            vanish.refused = vanish.refused.or(outcome.result.err().filter(|_| !is_accepted));
         } else if self.draining {
             // Nobody may be told no, and there is no time to wait for a yes.
             self.vanishes.remove(&number);
@@ -181,6 +184,11 @@ impl Home {
         let Some(vanish) = self.vanishes.remove(&number) else { return };
         let Some(decided) = vanish.decided else { return };
         let (client, id) = (vanish.client, vanish.event.view().id());
-        fx.replies.push(Reply::Ok { client, id, result: decided.result, note: decided.note });
+        // What the owner has stored is served, so it is not refused any more.
+        let result = match (decided.result, vanish.refused) {
+            (Err(_), Some(reason)) => Err(reason),
+            (result, _) => result,
+        };
+        fx.replies.push(Reply::Ok { client, id, result, note: decided.note });
     }
 }

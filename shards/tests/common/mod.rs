@@ -336,6 +336,11 @@ impl World {
         self.mail.iter_mut().find_map(|((_, to), queue)| Some((*to, queue.pop_front()?)))
     }
 
+    /// The disk of a shard passes its high-water mark, or has room again.
+    pub fn low_on_space(&mut self, shard: u16, is_low: bool) {
+        self.shard(shard, ShardInput::LowOnSpace(is_low));
+    }
+
     /// One turn of a shard and of nothing else.
     pub fn turn_shard(&mut self, shard: u16) {
         self.shard(shard, ShardInput::Turn);
