@@ -290,22 +290,39 @@ pub fn apply(
     for (path, _) in &steps {
         note_folders(disk, &mut state, path)?;
     }
-    let pokes = match with_values {
+    let (pokes, obsolete) = match with_values {
         true => plan_values(disk, &mut state, plan, &mut done),
-        false => Vec::new(),
+        false => (Vec::new(), Vec::new()),
     };
-    if steps.is_empty() && pokes.is_empty() {
+    if steps.is_empty() && pokes.is_empty() && obsolete.is_empty() {
         return Ok(done);
     }
     // From here on there is something to take back.
     state.save(disk)?;
     carry_out(disk, &state, steps, &mut done)?;
+    for path in in_order_of_return(&state, &obsolete) {
+        if restore_value(disk, &path, &state.values[&path], replaces, &mut done) {
+            state.values.remove(&path);
+        }
+    }
     for (path, set) in pokes {
         set_value(disk, &path, &set, &mut done);
     }
     state.settle(plan, with_values);
-    state.save(disk)?;
+    if state.files.is_empty() && state.values.is_empty() {
+        state.end(disk, &mut done)?;
+    } else {
+        state.save(disk)?;
+    }
     Ok(done)
+}
+
+/// These paths with those first that the kernel clears when the others are set: a ratio comes back
+/// before the bytes that it takes over from.
+fn in_order_of_return(state: &State, paths: &[String]) -> Vec<String> {
+    let mut paths = paths.to_vec();
+    paths.sort_by_key(|path| !state.values[path].follows);
+    paths
 }
 
 fn carry_out(
@@ -401,14 +418,14 @@ fn note_folders(disk: &dyn Disk, state: &mut State, path: &str) -> Result<(), Jo
     Ok(())
 }
 
-/// Values to set, with their place in `state`. A value that an earlier plan set and this one does not
-/// goes back.
+/// Values to set, with their place in `state`; and those that an earlier plan set and this one does
+/// not, which go back.
 fn plan_values(
     disk: &dyn Disk,
     state: &mut State,
     plan: &Plan,
     done: &mut Done,
-) -> Vec<(String, String)> {
+) -> (Vec<(String, String)>, Vec<String>) {
     let mut pokes = Vec::new();
     for value in &plan.values {
         let Some(raw) = crate::host::text_raw(disk, &value.path) else {
@@ -423,12 +440,8 @@ fn plan_values(
     let is_planned = |path: &str| {
         plan.values.iter().any(|value| value.path == path || value.twin.as_deref() == Some(path))
     };
-    for (path, record) in &state.values {
-        if !is_planned(path) && !record.follows {
-            pokes.push((path.clone(), normal(&record.before)));
-        }
-    }
-    pokes
+    let obsolete = state.values.keys().filter(|path| !is_planned(path)).cloned().collect();
+    (pokes, obsolete)
 }
 
 fn note_value(disk: &dyn Disk, state: &mut State, value: &PlannedValue, raw: &str) {
@@ -482,15 +495,26 @@ impl State {
         if !with_values {
             return;
         }
-        let mut twins = Vec::new();
         for value in &plan.values {
-            twins.extend(value.twin.clone());
             if let Some(record) = self.values.get_mut(&value.path) {
                 record.set = vec![value.set.clone()];
             }
         }
-        let planned: Vec<&str> = plan.values.iter().map(|value| value.path.as_str()).collect();
-        self.values.retain(|path, _| planned.contains(&path.as_str()) || twins.contains(path));
+    }
+
+    /// Removes the folders that were made, and what was written down.
+    fn end(&self, disk: &dyn Disk, done: &mut Done) -> Result<(), JournalError> {
+        for folder in self.folders.iter().rev() {
+            if !disk.remove_directory(folder).map_err(at(folder))?
+                && disk.node(folder).map_err(at(folder))? != Node::Absent
+            {
+                let why = "was made by turnpike tune and is not empty; it stays";
+                done.left.push(format!("{folder} {why}"));
+            }
+        }
+        disk.remove(STATE_FILE).map_err(at(STATE_FILE))?;
+        let left = temporary(STATE_FILE);
+        disk.remove(&left).map_err(at(&left))
     }
 }
 
@@ -538,37 +562,28 @@ pub fn undo(disk: &dyn Disk, replaces: bool) -> Result<Option<Done>, JournalErro
         let left = temporary(path);
         disk.remove(&left).map_err(at(&left))?;
     }
-    let (first, then): (Vec<_>, Vec<_>) = state.values.iter().partition(|(_, one)| one.follows);
-    for (path, record) in first.into_iter().chain(then) {
-        restore_value(disk, path, record, replaces, &mut done);
+    let paths: Vec<String> = state.values.keys().cloned().collect();
+    for path in in_order_of_return(&state, &paths) {
+        restore_value(disk, &path, &state.values[&path], replaces, &mut done);
     }
-    for folder in state.folders.iter().rev() {
-        if !disk.remove_directory(folder).map_err(at(folder))?
-            && disk.node(folder).map_err(at(folder))? != Node::Absent
-        {
-            done.left
-                .push(format!("{folder} was made by turnpike tune and is not empty; it stays"));
-        }
-    }
-    disk.remove(STATE_FILE).map_err(at(STATE_FILE))?;
-    let left = temporary(STATE_FILE);
-    disk.remove(&left).map_err(at(&left))?;
+    state.end(disk, &mut done)?;
     Ok(Some(done))
 }
 
+/// Sets a value back; `false` when it is not as it was, which `done` then tells.
 fn restore_value(
     disk: &dyn Disk,
     path: &str,
     record: &ValueRecord,
     replaces: bool,
     done: &mut Done,
-) {
+) -> bool {
     let Some(now) = crate::host::text_raw(disk, path) else {
         done.left.push(format!("{path} is not there any more"));
-        return;
+        return false;
     };
     if now == record.before {
-        return;
+        return true;
     }
     let before = normal(&record.before);
     if !replaces && normal(&now) != before && !record.set.contains(&normal(&now)) {
@@ -576,7 +591,7 @@ fn restore_value(
             "{path} was set to {} since; it was {before} before turnpike tune",
             normal(&now)
         ));
-        return;
+        return false;
     }
     let written = disk.poke(path, format!("{before}\n").as_bytes());
     let read = || crate::host::text_raw(disk, path).unwrap_or_default();
@@ -584,13 +599,14 @@ fn restore_value(
         // An ordinary file, as in an image, holds just what is written.
         let _ = disk.poke(path, record.before.as_bytes());
     }
-    match (normal(&read()) == before, written) {
-        (true, _) => done.values.push((path.to_owned(), normal(&now), before)),
-        (false, Err(error)) => {
-            done.left.push(format!("{path} could not be set back to {before}: {error}"));
-        }
-        (false, Ok(())) => {
-            done.left.push(format!("{path} stayed {} when {before} was written", normal(&read())));
-        }
+    let now_again = normal(&read());
+    if now_again == before {
+        done.values.push((path.to_owned(), normal(&now), before));
+        return true;
     }
+    done.left.push(match written {
+        Err(error) => format!("{path} could not be set back to {before}: {error}"),
+        Ok(()) => format!("{path} stayed {now_again} when {before} was written"),
+    });
+    false
 }

@@ -22,13 +22,15 @@ pub mod host;
 pub mod journal;
 pub mod layout;
 pub mod machine;
+pub mod nics;
 pub mod plan;
+pub mod profiles;
 pub mod report;
 pub mod settings;
+pub mod topology;
 pub mod tree;
 
 mod needs;
-mod nics;
 mod text;
 
 pub use needs::{Measured, Needs, SyncSeries};
