@@ -50,6 +50,11 @@ impl CpuList {
         Self(self.0.difference(&others.0).copied().collect())
     }
 
+    /// The list for people, which may be broken after each comma.
+    pub fn words(&self) -> String {
+        self.to_string().replace(',', ", ")
+    }
+
     /// The mask that files such as `rps_cpus` take: groups of eight hex digits, the highest first.
     pub fn mask(&self) -> String {
         let mut words = vec![0_u32; self.0.last().map_or(1, |last| last / 32 + 1)];

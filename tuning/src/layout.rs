@@ -2,6 +2,7 @@
 
 use crate::cpus::CpuList;
 use crate::machine::Machine;
+use crate::text::count;
 
 /// Processors up to which none is worth leaving out: executors everywhere.
 const SMALL_CPUS: usize = 4;
@@ -99,15 +100,25 @@ impl Layout {
                 shards.next_multiple_of(executors),
             ));
         }
-        let online = machine.online();
-        if online.len() > SMALL_CPUS && self.free(machine).is_empty() {
-            let better = suggested_shards(machine);
+        let better = suggested_shards(&machine.within(&self.allowed));
+        let how = format!(
+            "store.shards = {better} for a new directory, turnpike reshard --shards {better} for an \
+             old one"
+        );
+        if self.allowed.len() > SMALL_CPUS && self.free(machine).is_empty() {
+            let left = self.allowed.len() - usize::from(better).min(self.allowed.len());
             advice.push(format!(
                 "Every processor has an executor, and interrupts, checkpoints and the log's threads \
-                 take turns with them. With {better} shards, {} processors are left to these: \
-                 store.shards = {better} in a new directory, turnpike reshard --shards {better} in \
-                 an old one",
-                online.len() - usize::from(better).min(online.len()),
+                 take turns with them. With {} these have {} to themselves: {how}",
+                count(better.into(), "shard"),
+                count(left, "processor"),
+            ));
+        } else if executors * 4 < usize::from(better) * 3 {
+            advice.push(format!(
+                "{} of {} have an executor. Many writers want more shards, up to {better} here; \
+                 many small queries by kind want few: {how}",
+                executors,
+                count(self.allowed.len(), "processor"),
             ));
         }
         if self.nodes(machine).len() > 1
@@ -182,12 +193,20 @@ mod tests {
     fn uneven_full_and_spread_layouts_are_told_what_is_better() {
         let machine = Machine::plain(8);
         let full = Layout::new(&machine, &all(8), 8, 63).advice(&machine);
-        assert!(full.len() == 1 && full[0].contains("With 7 shards, 1 processors"), "{full:?}");
+        assert!(
+            full.len() == 1 && full[0].contains("With 7 shards these have 1 processor to"),
+            "{full:?}"
+        );
         let uneven = Layout::new(&machine, &all(8), 12, 63).advice(&machine);
         assert!(
             uneven[0].contains("--shards 16") && uneven[0].contains("carry 2 shards"),
             "{uneven:?}"
         );
+        let sixty_four = Machine::plain(64);
+        let few = Layout::new(&sixty_four, &all(64), 16, 63).advice(&sixty_four);
+        assert!(few.len() == 1 && few[0].contains("16 of 64") && few[0].contains("56"), "{few:?}");
+        let kept = Layout::new(&sixty_four, &all(8), 7, 63).advice(&sixty_four);
+        assert!(kept.is_empty(), "what it may not have is not advised: {kept:?}");
         let sockets = two_sockets(4, false);
         let spread = Layout::new(&sockets, &all(16), 8, 63);
         assert_eq!((spread.crowded(&sockets), spread.nodes(&sockets)), (0, vec![0, 1]));

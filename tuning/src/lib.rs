@@ -34,3 +34,4 @@ mod needs;
 mod text;
 
 pub use needs::{Measured, Needs, SyncSeries};
+pub use text::wrap;

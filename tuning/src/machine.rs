@@ -56,6 +56,13 @@ impl Machine {
         self.cpus.iter().map(|cpu| cpu.id).collect()
     }
 
+    /// The part of it that is within `cpus`.
+    #[must_use]
+    pub fn within(&self, cpus: &CpuList) -> Self {
+        let part = self.cpus.iter().filter(|cpu| cpus.contains(cpu.id));
+        Self { cpus: part.map(|cpu| Cpu { core: cpu.core.and(cpus), ..cpu.clone() }).collect() }
+    }
+
     /// One of them.
     pub fn cpu(&self, id: usize) -> Option<&Cpu> {
         self.cpus.iter().find(|cpu| cpu.id == id)

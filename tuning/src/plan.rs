@@ -32,7 +32,7 @@ const NOFILE_DEFAULT: u64 = 524_288;
 const COMMENT_COLUMNS: usize = 78;
 
 const HEADER: &str =
-    "# Written by `turnpike tune --apply`; `turnpike tune --undo` takes it back.\n";
+    "# What `turnpike tune --apply` writes, and `turnpike tune --undo` takes back.\n";
 
 /// What the operator wants beside what the machine lacks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,7 +83,10 @@ impl Plan {
     pub fn new(host: &dyn Host, machine: &Machine, needs: &Needs, wishes: &Wishes) -> Self {
         let mut unmet: Vec<Setting> = settings::all(host, machine, needs)
             .into_iter()
-            .filter(|setting| setting.is_met() != Some(true))
+            .filter(|setting| match setting.is_met() {
+                Some(is_met) => !is_met,
+                None => !setting.is_usual,
+            })
             .collect();
         let io_uring = settings::value(host, "kernel.io_uring_disabled");
         if wishes.allows_io_uring && io_uring.as_deref() != Ok("0") {
@@ -92,11 +95,14 @@ impl Plan {
                 is: io_uring,
                 want: settings::Want::OneOf(&["0"]),
                 why: "asked for with --allow-io-uring: the relay runs on it where it may".into(),
+                is_usual: false,
                 twin: None,
             });
         }
         let sys = sys_values(host, machine);
-        let mut values: Vec<PlannedValue> = unmet.iter().map(planned).collect();
+        // What is not there cannot be set; its line in the file is for another kernel.
+        let there = unmet.iter().filter(|setting| setting.is.is_ok());
+        let mut values: Vec<PlannedValue> = there.map(planned).collect();
         values.extend(sys.iter().flat_map(|one| {
             one.paths.iter().map(|path| PlannedValue {
                 path: path.clone(),
@@ -296,7 +302,10 @@ fn unit_text(machine: &Machine, needs: &Needs, wishes: &Wishes) -> String {
         ),
     );
     let _ = writeln!(out, "LimitNOFILE={}", needs.descriptors().max(NOFILE_DEFAULT));
-    write_comment(&mut out, "Kernels before 5.12 count the rings of io_uring against it.");
+    write_comment(
+        &mut out,
+        "The rings of io_uring, 152 KiB an executor, which some kernels count against it.",
+    );
     let _ = writeln!(out, "LimitMEMLOCK=64M");
     let Some(cpus) = &wishes.cpus else { return out };
     write_comment(&mut out, "Asked for with --cpus; executors are pinned within these.");
@@ -404,10 +413,13 @@ mod tests {
         let plan = plan(&Fake::new(), &Wishes::default());
         let sysctl = plan.text(SYSCTL_FILE).unwrap();
         assert!(sysctl.contains("\n-net.ipv4.tcp_congestion_control = bbr\n"), "{sysctl}");
-        assert!(!sysctl.contains("conntrack") && !sysctl.contains("numa"), "{sysctl}");
+        for absent in ["conntrack", "numa", "nr_open", "file-max", "somaxconn"] {
+            assert!(!sysctl.contains(absent), "it might be less than the kernel has: {sysctl}");
+        }
         assert!(sysctl.lines().all(|line| line.len() <= COMMENT_COLUMNS), "{sysctl}");
         assert!(plan.text(TMPFILES_FILE).unwrap().contains("cpu*/cpufreq"));
         assert!(plan.notes.iter().any(|note| note.contains("--show unit")));
+        assert_eq!(plan.values, [], "an image has no kernel that runs");
     }
 
     #[test]

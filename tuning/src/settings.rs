@@ -7,6 +7,16 @@ use crate::needs::Needs;
 
 /// Least that a queue of packets which a processor has not looked at yet should hold.
 const BACKLOG_PACKETS_MIN: u64 = 8_192;
+/// What kernels from 5.4 on have by themselves.
+const SOMAXCONN_USUAL: u64 = 4_096;
+/// No less than kernels work out for themselves from the memory of a large machine.
+const SYN_BACKLOG_SET: u64 = 16_384;
+/// As many as kernels have on a machine of 4 GiB and more.
+const CONNTRACK_SET: u64 = 262_144;
+/// What kernels have by themselves.
+const NR_OPEN_USUAL: u64 = 1_048_576;
+/// Kernels allow far more, as their memory permits.
+const FILE_MAX_SET: u64 = 16_777_216;
 /// Outgoing ports that a proxy on the same machine uses up: one per client, to one address.
 const PORTS_SPARE_PERCENT: u64 = 125;
 /// The widest range of ports that leaves those alone on which services usually listen.
@@ -24,8 +34,13 @@ const DIRTY_BYTES_MAX: u64 = 2 << 30;
 /// What a value should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Want {
-    /// This or more.
-    AtLeast(u64),
+    /// `least` or more; else `set`, which is no less than any kernel has by itself.
+    AtLeast {
+        /// What is enough.
+        least: u64,
+        /// What to write.
+        set: u64,
+    },
     /// This or less.
     AtMost(u64),
     /// Two numbers at least so far apart; else `set`.
@@ -50,6 +65,8 @@ pub struct Setting {
     pub want: Want,
     /// Why.
     pub why: String,
+    /// Kernels have enough of it by themselves: where it cannot be read, nothing is written.
+    pub is_usual: bool,
     /// The setting that takes over while this one is 0, as a ratio does for bytes.
     pub twin: Option<&'static str>,
 }
@@ -65,7 +82,7 @@ impl Setting {
         let is = self.is.as_ref().ok()?;
         let number = || is.parse::<u64>().ok();
         Some(match &self.want {
-            Want::AtLeast(least) => number().is_some_and(|number| number >= *least),
+            Want::AtLeast { least, .. } => number().is_some_and(|number| number >= *least),
             Want::AtMost(most) => number().is_some_and(|number| number <= *most),
             Want::Span { width, .. } => span(is).is_some_and(|(low, high)| high - low >= *width),
             Want::OneOf(words) => words.contains(&is.as_str()),
@@ -75,7 +92,7 @@ impl Setting {
     /// What is written where it is not met.
     pub fn target(&self) -> String {
         match &self.want {
-            Want::AtLeast(number) | Want::AtMost(number) => number.to_string(),
+            Want::AtLeast { set: number, .. } | Want::AtMost(number) => number.to_string(),
             Want::Span { set: (low, high), .. } => format!("{low} {high}"),
             Want::OneOf(words) => words[0].to_owned(),
         }
@@ -84,7 +101,7 @@ impl Setting {
     /// The same in words.
     pub fn should(&self) -> String {
         match &self.want {
-            Want::AtLeast(number) => format!("at least {number}"),
+            Want::AtLeast { least, .. } => format!("at least {least}"),
             Want::AtMost(number) => format!("at most {number}"),
             Want::Span { width, .. } => format!("{width} numbers or more"),
             Want::OneOf(words) => words.join(" or "),
@@ -147,11 +164,16 @@ pub fn all(host: &dyn Host, machine: &Machine, needs: &Needs) -> Vec<Setting> {
     settings
 }
 
+/// At least so much, for which `usual` is written if it is more.
+fn at_least(least: u64, usual: u64) -> Want {
+    Want::AtLeast { least, set: least.max(usual) }
+}
+
 struct Reader<'a>(&'a dyn Host);
 
 impl Reader<'_> {
     fn setting(&self, key: &'static str, want: Want, why: impl Into<String>) -> Setting {
-        Setting { key, is: value(self.0, key), want, why: why.into(), twin: None }
+        Setting { key, is: value(self.0, key), want, why: why.into(), is_usual: false, twin: None }
     }
 }
 
@@ -162,13 +184,13 @@ fn network(host: &dyn Host, needs: &Needs) -> Vec<Setting> {
     let mut settings = vec![
         read.setting(
             "net.core.somaxconn",
-            Want::AtLeast(needs.backlog),
+            at_least(needs.backlog, SOMAXCONN_USUAL),
             "the kernel cuts network.backlog down to it; a rush of clients after a restart is \
              refused beyond it",
         ),
         read.setting(
             "net.ipv4.tcp_max_syn_backlog",
-            Want::AtLeast(needs.backlog),
+            at_least(needs.backlog, SYN_BACKLOG_SET),
             "half-open connections that may wait; a rush of clients fills it first",
         ),
         read.setting(
@@ -178,7 +200,7 @@ fn network(host: &dyn Host, needs: &Needs) -> Vec<Setting> {
         ),
         read.setting(
             "net.core.netdev_max_backlog",
-            Want::AtLeast(BACKLOG_PACKETS_MIN),
+            at_least(BACKLOG_PACKETS_MIN, BACKLOG_PACKETS_MIN),
             "packets from a proxy on this machine, a container's bridge or packet steering wait \
              here for a processor; what does not fit is dropped",
         ),
@@ -195,6 +217,7 @@ fn network(host: &dyn Host, needs: &Needs) -> Vec<Setting> {
              slowly as a new connection",
         ),
     ];
+    settings[0].is_usual = needs.backlog <= SOMAXCONN_USUAL;
     // In an image nothing says what its kernel can do; a kernel without BBR ignores the line.
     if has_bbr(host).unwrap_or(true) {
         settings.push(read.setting(
@@ -212,7 +235,7 @@ fn network(host: &dyn Host, needs: &Needs) -> Vec<Setting> {
     let tracked = needs.connections_max * 2;
     let conntrack = read.setting(
         "net.netfilter.nf_conntrack_max",
-        Want::AtLeast(tracked),
+        at_least(tracked, CONNTRACK_SET),
         "the firewall tracks every connection, also ones that have ended; at this number it drops \
          new ones, and the kernel log says `table full`",
     );
@@ -290,18 +313,21 @@ fn effective_dirty(host: &dyn Host, key: &str, twin: &str) -> Option<u64> {
 fn descriptors(host: &dyn Host, needs: &Needs) -> Vec<Setting> {
     let read = Reader(host);
     let wanted = needs.descriptors();
-    vec![
+    let mut settings = vec![
         read.setting(
             "fs.nr_open",
-            Want::AtLeast(wanted),
+            at_least(wanted, NR_OPEN_USUAL),
             "no process can be given more descriptors than this, whatever its unit says",
         ),
         read.setting(
             "fs.file-max",
-            Want::AtLeast(wanted * 2),
+            at_least(wanted * 2, FILE_MAX_SET),
             "descriptors of all processes together",
         ),
-    ]
+    ];
+    settings[0].is_usual = wanted <= NR_OPEN_USUAL;
+    settings[1].is_usual = wanted * 2 <= FILE_MAX_SET;
+    settings
 }
 
 #[cfg(test)]

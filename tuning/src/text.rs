@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 /// Breaks `text` into lines of at most `width` characters, between words; a longer word stands alone.
-pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = String::new();
     for word in text.split_whitespace() {

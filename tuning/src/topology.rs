@@ -91,7 +91,7 @@ impl Topology<'_> {
             count(shards, "shard"),
             self.facts.shards_from,
             count(self.layout.executors.len(), "executor"),
-            self.layout.allowed,
+            self.layout.allowed.words(),
             self.facts.runtime
         )
     }
@@ -154,14 +154,15 @@ impl Topology<'_> {
     fn unpinned_text(&self) -> String {
         let idle = self.layout.allowed.without(&self.layout.pinned());
         let place = match idle.is_empty() {
-            true => "they take turns with the executors".to_owned(),
-            false => format!("processors {idle} have no executor"),
+            true => "where they take turns with the executors".to_owned(),
+            false => format!("of which {} have no executor", idle.words()),
         };
-        format!("{}; anywhere in {}, {place}", self.unpinned().join(", "), self.layout.allowed)
+        let all = self.layout.allowed.words();
+        format!("{}; anywhere in {all}, {place}", self.unpinned().join(", "))
     }
 
     fn interrupts_text(&self) -> String {
-        let target = self.layout.interrupts(self.machine);
+        let target = self.layout.interrupts(self.machine).words();
         let mut text = match self.layout.free(self.machine).is_empty() {
             true => format!("of network cards should be spread over processors {target}"),
             false => format!("of network cards should go to processors {target}"),
@@ -170,10 +171,11 @@ impl Topology<'_> {
             let queues = count(card.rx_queues, "queue");
             let does: Vec<usize> = card.irqs.iter().flat_map(|irq| irq.does.iter()).collect();
             let does: crate::cpus::CpuList = does.into_iter().collect();
+            let (is_known, does) = (!does.is_empty(), does.words());
             let node = card.node.map(|node| format!(", node {node}")).unwrap_or_default();
-            match does.is_empty() {
-                true => format!("{} ({queues}{node})", card.name),
-                false => format!("{} ({queues}{node}), now on {does}", card.name),
+            match is_known {
+                false => format!("{} ({queues}{node})", card.name),
+                true => format!("{} ({queues}{node}), now on {does}", card.name),
             }
         });
         let now: Vec<String> = now.collect();
@@ -273,7 +275,9 @@ mod tests {
                 let row = format!("\ncore-{:<7}{:<11}", executor.index, executor.cpu);
                 assert!(table.contains(&row), "{table}");
             }
-            assert!(table.contains("Warning     something") && table.contains("eth0 (4 queues)"));
+            let words = table.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(words.contains("Warning something is not"), "{table}");
+            assert!(words.contains("eth0 (4 queues), now on 0-3"), "{table}");
             let json = topology.json();
             assert_eq!(json["executors"].as_array().unwrap().len(), layout.executors.len());
             assert_eq!(json["shards"], shards);

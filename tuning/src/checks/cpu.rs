@@ -26,7 +26,7 @@ fn layout(subject: &Subject<'_>) -> Finding {
             "{} with {} on processors {}",
             count(layout.executors.len(), "executor"),
             count(shards, "shard"),
-            layout.pinned()
+            layout.pinned().words()
         ),
         should: "as many shards on every core".into(),
         why: match advice.is_empty() {
@@ -50,7 +50,7 @@ fn isolated(subject: &Subject<'_>) -> Finding {
     let ticks = cpu_list(subject.host, &format!("{CPUS}/nohz_full")).unwrap_or_default();
     let mut is = match isolated.is_empty() {
         true => "none".to_owned(),
-        false => isolated.to_string(),
+        false => isolated.words(),
     };
     if !ticks.is_empty() {
         is.push_str(&format!(", without a tick: {ticks}"));
@@ -68,7 +68,7 @@ fn isolated(subject: &Subject<'_>) -> Finding {
     };
     if !idle.is_empty() {
         finding.verdict = Verdict::Advice;
-        finding.is.push_str(&format!("; out of reach: {idle}"));
+        finding.is.push_str(&format!("; out of reach: {}", idle.words()));
         let all: CpuList = allowed.iter().chain(isolated.iter()).collect();
         finding.commands.push(format!("turnpike tune --cpus {all} --apply   # CPUAffinity={all}"));
     } else if !isolated.is_empty() && allowed.is_within(&isolated) {
@@ -117,7 +117,7 @@ fn governor(subject: &Subject<'_>) -> Finding {
     let is_fast = governors.iter().all(|(name, _)| name == "performance");
     let is = governors.iter().map(|(name, cpus)| {
         let cpus: CpuList = cpus.iter().copied().collect();
-        format!("{name} on {cpus}")
+        format!("{name} on {}", cpus.words())
     });
     Finding {
         id,

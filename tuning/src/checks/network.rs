@@ -5,6 +5,9 @@ use crate::host;
 use crate::report::{Finding, Verdict};
 use crate::settings::{self, Setting, span};
 
+/// More connections than there are ports from one address to another.
+const PORTS_OF_ONE_ADDRESS: u64 = 55_000;
+
 pub(super) fn check(subject: &Subject<'_>, settings: &[Setting]) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut push = |id, title, key, unmet| {
@@ -50,6 +53,12 @@ fn ports(subject: &Subject<'_>, settings: &[Setting]) -> Finding {
     let mut finding = of_setting("net.ports", "outgoing ports", setting, Verdict::Advice);
     let Some((low, high)) = setting.is.as_deref().ok().and_then(span) else { return finding };
     finding.is = format!("{low} to {high}, {} ports", high - low + 1);
+    finding.should = finding.should.replace("numbers", "ports");
+    if setting.is_met() == Some(false) && subject.needs.connections_max > PORTS_OF_ONE_ADDRESS {
+        finding.why.push_str(
+            "; for so many connections a proxy needs several addresses to connect from or to",
+        );
+    }
     let port = u64::from(subject.needs.listen_port);
     let reserved = settings::value(subject.host, "net.ipv4.ip_local_reserved_ports");
     let is_reserved = reserved.is_ok_and(|list| holds(&list, port));
@@ -81,6 +90,9 @@ fn congestion(subject: &Subject<'_>, settings: &[Setting]) -> Finding {
     match find(settings, "net.ipv4.tcp_congestion_control") {
         Some(setting) => {
             let mut finding = of_setting(id, title, setting, Verdict::Advice);
+            if finding.verdict == Verdict::Ok {
+                finding.commands.clear();
+            }
             let qdisc = find(settings, "net.core.default_qdisc");
             if let Some(qdisc) = qdisc
                 && let Ok(is) = &qdisc.is

@@ -95,9 +95,10 @@ fn interrupts(subject: &Subject<'_>, cards: &[Nic]) -> Finding {
         let does: CpuList =
             card.irqs.iter().flat_map(|irq| irq.does.iter().collect::<Vec<_>>()).collect();
         is.push(format!(
-            "{}: {} on processors {does}",
+            "{}: {} on processors {}",
             card.name,
-            count(card.irqs.len(), "interrupt")
+            count(card.irqs.len(), "interrupt"),
+            does.words()
         ));
         let spread_wanted = card.irqs.len().min(target.len());
         let is_good = match is_apart {
@@ -116,8 +117,8 @@ fn interrupts(subject: &Subject<'_>, cards: &[Nic]) -> Finding {
         ));
     }
     let should = match is_apart {
-        true => format!("on processors without an executor: {target}"),
-        false => format!("spread over processors {target}"),
+        true => format!("on processors without an executor: {}", target.words()),
+        false => format!("spread over processors {}", target.words()),
     };
     Finding {
         id: "net.irq",

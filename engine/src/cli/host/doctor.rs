@@ -10,7 +10,8 @@ use std::io::Write;
 use std::path::Path;
 use tuning::Measured;
 use tuning::checks::{self, Subject};
-use tuning::report::Verdict;
+use tuning::report::{COLUMNS, Verdict};
+use tuning::wrap;
 
 const HELP: &str = "\
 What it does: looks at the kernel, the limits, the network, the processors, the
@@ -72,7 +73,9 @@ pub(in crate::cli) fn run(global: &Global, command: &Doctor) -> Outcome {
     } else {
         write!(out, "{}", report.table(command.explain))?;
         for warning in &seen.warnings {
-            writeln!(out, "warning: {warning}")?;
+            for line in wrap(&format!("warning: {warning}"), COLUMNS) {
+                writeln!(out, "{line}")?;
+            }
         }
         if report.count(Verdict::Advice) + report.count(Verdict::Problem) > 0 {
             writeln!(

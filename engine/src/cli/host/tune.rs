@@ -11,6 +11,8 @@ use tuning::cpus::CpuList;
 use tuning::journal::{self, Baseline, Done, STATE_FILE, STATE_FOLDER};
 use tuning::plan::{Plan, SYSCTL_FILE, TMPFILES_FILE, UNIT_FILE, Wishes};
 use tuning::profiles;
+use tuning::report::COLUMNS;
+use tuning::wrap;
 
 const HELP: &str = "\
 What it does: without --apply it shows, as a difference, what it would write
@@ -137,19 +139,26 @@ fn preview(command: &Tune, seen: &Seen, plan: &Plan) -> Outcome {
     }
     let changes = plan.describe(&seen.tree, true);
     write!(out, "{changes}")?;
-    for note in plan.notes.iter().chain(&seen.warnings) {
-        writeln!(out, "note: {note}")?;
-    }
+    write_notes(&mut out, plan.notes.iter().chain(&seen.warnings))?;
     match (changes.is_empty(), is_applied) {
         (true, true) => writeln!(out, "All of it is in force; --undo takes it back.")?,
         (true, false) => writeln!(out, "There is nothing to change.")?,
         (false, _) => writeln!(
             out,
             "Nothing was changed. --apply writes the files, --apply --now also sets the running \
-             kernel, --undo takes it back."
+             kernel,\n--undo takes it back."
         )?,
     }
     Ok(out.flush()?)
+}
+
+fn write_notes<'a>(out: &mut impl Write, notes: impl Iterator<Item = &'a String>) -> Outcome {
+    for note in notes {
+        for line in wrap(&format!("note: {note}"), COLUMNS) {
+            writeln!(out, "{line}")?;
+        }
+    }
+    Ok(())
 }
 
 /// Whoever changes this machine has to be root; said before anything is tried.
@@ -194,9 +203,7 @@ fn apply(command: &Tune, seen: &Seen, plan: &Plan) -> Outcome {
         return all_done(&done);
     }
     write_done(&mut out, &done, "wrote")?;
-    for note in &plan.notes {
-        writeln!(out, "note: {note}")?;
-    }
+    write_notes(&mut out, plan.notes.iter())?;
     if done.files.is_empty() && done.values.is_empty() {
         writeln!(out, "There was nothing to change.")?;
     } else {
