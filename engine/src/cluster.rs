@@ -36,6 +36,7 @@ use store::file::FileSegments;
 use store::file::directory::DataDirectory;
 use store::lmdb::{LmdbIndex, map_bytes_for};
 use store::{OpenError, StoreConfig, WorldError};
+use tuning::layout::Layout;
 
 /// Parsed public keys that one verifier keeps, about 150 bytes each.
 const VERIFIER_KEYS_MAX: usize = 8_192;
@@ -46,8 +47,16 @@ pub const RELAY_SOCKET: &str = "relay.sock";
 const LOCAL_BACKLOG: i32 = 64;
 /// Signatures that a shard checks in one turn.
 const VERIFY_SLICE: usize = 16;
+/// Most executors; the mesh has a place for the control core, too.
+pub const EXECUTORS_MAX: usize = shards::mesh::CORES_MAX - 1;
 /// Ids that answer a duplicate without a look at the store, per shard.
 const RECENT_IDS_MAX: usize = 16_384;
+
+/// Which core of the processors `allowed` does what for `shards` shards.
+pub fn layout(allowed: &[usize], shards: u16) -> Layout {
+    let machine = tuning::machine::Machine::read(&tuning::tree::Tree::new("/"), allowed);
+    Layout::new(&machine, allowed, shards, EXECUTORS_MAX)
+}
 
 /// Why the cores could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -79,8 +88,7 @@ struct Common {
     executors: usize,
     pool: Pool,
     shared: Arc<Shared>,
-    /// Pinned to this core of the machine each, or not at all.
-    pins: Arc<[usize]>,
+    layout: Arc<Layout>,
 }
 
 /// What an executor tells the one who starts it.
@@ -123,8 +131,8 @@ impl Cluster {
         mut progress: impl FnMut(u16, u16),
     ) -> Result<Self, StartError> {
         let shards = directory.format().shards;
-        let cores = machine::allowed_cores();
-        let executors = cores.len().min(usize::from(shards)).min(shards::mesh::CORES_MAX - 1);
+        let layout = layout(&machine::allowed_cores(), shards);
+        let executors = layout.executors.len();
         let ceiling = Ceiling::compute(
             &config,
             Machine {
@@ -136,16 +144,15 @@ impl Cluster {
         let wakes: Vec<Wake> = (0..=executors).map(|_| Wake::new()).collect::<io::Result<_>>()?;
         let wakes: Arc<[Wake]> = wakes.into();
         let shared = Arc::new(Shared::new(Arc::clone(&config), Arc::clone(&wakes)));
-        let pins = if cores.len() >= executors { cores.as_slice() } else { &[] };
         let common = Common {
             placement: directory.format().placement(),
             directory: Arc::new(directory),
             ceiling,
             backend: chosen.backend,
             executors,
-            pool: Pool::start(cores.len().div_ceil(8))?,
+            pool: Pool::start(layout.pool_threads)?,
             shared: Arc::clone(&shared),
-            pins: pins.into(),
+            layout: Arc::new(layout),
             config,
         };
         let (policy, policy_ports) = Policy::start(&common.config, &wakes[..executors])?;
@@ -357,9 +364,7 @@ fn executor(
     listeners: &Receiver<Vec<OwnedFd>>,
 ) {
     let core = ports.0.core();
-    if let Some(pin) = common.pins.get(usize::from(core)) {
-        machine::pin_thread(*pin);
-    }
+    machine::pin_thread(common.layout.executors[usize::from(core)].cpu);
     let mut core_loop = match build(common, ports, reports) {
         Ok(built) => built,
         Err(error) => {
@@ -400,8 +405,7 @@ fn build(
     let wake = wakes[usize::from(core)].clone();
     let mut owned = Vec::new();
     let mut places = Vec::new();
-    let shards = common.placement.shards();
-    for shard in (core..shards).step_by(common.executors) {
+    for &shard in &common.layout.executors[usize::from(core)].shards {
         let (one, place) =
             open_shard(common, shard).map_err(|error| StartError::Store { shard, error })?;
         owned.push(one);

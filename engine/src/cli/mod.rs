@@ -10,6 +10,7 @@ mod age;
 mod ask;
 mod config_command;
 mod delete;
+mod host;
 mod import;
 mod maintain;
 mod offline;
@@ -49,6 +50,9 @@ Examples:
   turnpike delete --age 90d --dry-run      how many events are older than that
   turnpike compact                         give back the bytes of what is dead
   turnpike scrub                           look for damage
+  turnpike doctor                          what holds the relay back here
+  turnpike tune                            what would be set to change that
+  turnpike topology                        which core will do what
   turnpike config print > turnpike.toml    every key, its meaning and default
 
 All but reindex and reshard also work while the relay runs: they then ask it
@@ -119,6 +123,12 @@ enum Command {
     Sync(sync::Sync),
     /// Exchange events with a relay elsewhere as they come
     Stream(stream::Stream),
+    /// Look for what holds the relay back on this machine
+    Doctor(host::Doctor),
+    /// Write settings and limits of this machine for the relay, or take them back
+    Tune(host::Tune),
+    /// Say which core will do what
+    Topology(host::TopologyCommand),
     /// Look at the configuration
     #[command(subcommand)]
     Config(config_command::ConfigCommand),
@@ -198,6 +208,9 @@ fn dispatch(cli: &Cli) -> Outcome {
         Command::Reindex(command) => maintain::reindex(&cli.global, command),
         Command::Reshard(command) => maintain::reshard(&cli.global, command),
         Command::Scrub(command) => maintain::scrub(&cli.global, command),
+        Command::Doctor(command) => host::doctor(&cli.global, command),
+        Command::Tune(command) => host::tune(&cli.global, command),
+        Command::Topology(command) => host::topology(&cli.global, command),
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use store::file::directory::{DataDirectory, DirectoryError, Entropy, Format};
 
 /// Most shards of a directory made without being told how many.
-const SHARDS_DEFAULT_MAX: usize = 16;
+pub(super) const SHARDS_DEFAULT_MAX: usize = 16;
 
 /// Opens and locks the directory, first making it if there is none and `may_create`.
 pub(super) fn open_directory(config: &Config, may_create: bool) -> Result<DataDirectory, Failure> {

@@ -24,6 +24,7 @@ pub mod probe;
 pub mod reactor;
 pub mod signals;
 pub mod slots;
+pub mod survey;
 pub mod threads;
 pub mod uplink;
 pub mod wake;

@@ -36,6 +36,14 @@ pub struct Chosen {
     pub line: String,
 }
 
+/// Whether `io_uring` does here all that the relay wants of it; the error says what is missing.
+///
+/// # Errors
+/// The system's refusal, or the name of what is missing.
+pub fn io_uring() -> io::Result<()> {
+    uring::probe()
+}
+
 /// Chooses a backend by trying it.
 ///
 /// # Errors

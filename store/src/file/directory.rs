@@ -419,6 +419,20 @@ fn try_lock_patiently(file: &File) -> Result<(), TryLockError> {
     file.try_lock()
 }
 
+/// How many shards the data directory at `path` has, without opening it: also while a relay does;
+/// `None` if there is no data directory.
+///
+/// # Errors
+/// [`DirectoryError`] when `FORMAT` cannot be read.
+pub fn shards(path: &Path) -> Result<Option<u16>, DirectoryError> {
+    let format_path = path.join(FORMAT_FILE);
+    match std::fs::read(&format_path) {
+        Ok(bytes) => Ok(Some(Format::decode(&bytes, &format_path)?.shards)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io_at(&format_path)(error)),
+    }
+}
+
 /// The process that holds the directory at `path`, if one does.
 ///
 /// # Errors
