@@ -101,6 +101,7 @@ struct Writing {
 #[derive(Debug)]
 pub struct FileSegments {
     directory: PathBuf,
+    prewrite_bytes: u32,
     writing: RefCell<Option<Writing>>,
     /// The rewritten segment that has no name yet.
     staging: RefCell<Option<(Seq, File)>>,
@@ -136,10 +137,19 @@ impl FileSegments {
     pub fn reader(directory: &Path) -> Self {
         Self {
             directory: directory.to_owned(),
+            prewrite_bytes: PREWRITE_BYTES,
             writing: RefCell::new(None),
             staging: RefCell::new(None),
             reading: RefCell::new(Vec::new()),
         }
+    }
+
+    /// The same segments, with zeros written ahead in smaller steps where a whole segment is shorter
+    /// than [`PREWRITE_BYTES`]: what lies past its greatest length would only be cut off again.
+    #[must_use]
+    pub fn prewriting(self, segment_bytes_max: u32) -> Self {
+        let prewrite_bytes = segment_bytes_max.clamp(1, PREWRITE_BYTES);
+        Self { prewrite_bytes, ..self }
     }
 
     /// Where the segments are.
@@ -172,7 +182,7 @@ impl FileSegments {
         let temporary = path.with_extension("new");
         let options = OpenOptions::new().write(true).create(true).truncate(true).clone();
         let file = options.open(&temporary)?;
-        let prewritten = u64::from(PREWRITE_BYTES).max(header.len() as u64);
+        let prewritten = u64::from(self.prewrite_bytes).max(header.len() as u64);
         let begin = || {
             reserve_file(&file, 0, prewritten)?;
             file.write_all_at(header, 0)?;
@@ -199,7 +209,7 @@ impl FileSegments {
         let end = u64::from(offset) + bytes.len() as u64;
         writing.file.write_all_at(bytes, u64::from(offset))?;
         if end > writing.prewritten {
-            let prewritten = end.next_multiple_of(u64::from(PREWRITE_BYTES));
+            let prewritten = end.next_multiple_of(u64::from(self.prewrite_bytes));
             write_zeros(&writing.file, end, prewritten)?;
             writing.prewritten = prewritten;
         }

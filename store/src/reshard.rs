@@ -62,7 +62,7 @@ pub fn reshard(
     let format = directory.format().resharded(shards)?;
     directory.prepare(&format)?;
     let old = open_old(directory, config, clock, should_stop)?;
-    let worlds = open_new(directory, &format)?;
+    let worlds = open_new(directory, &format, config.segment_bytes_max)?;
     let mut sinks = Sinks::open(&worlds, &format, config, clock)?;
     let mut copy = Copy {
         placement: format.placement(),
@@ -118,6 +118,7 @@ fn open_old(
         let path = directory.index_directory(shard);
         let index = LmdbIndex::open(&path, config.secret, map_bytes)?;
         let segments = FileSegments::open(&directory.log_directory(shard))?;
+        let segments = segments.prewriting(config.segment_bytes_max);
         let config = StoreConfig { shard, ..config.clone() };
         let mut driver = Driver::open(config, &index, &segments, clock)?;
         while driver.store.is_purging() {
@@ -139,12 +140,14 @@ fn open_old(
 fn open_new(
     directory: &DataDirectory,
     format: &Format,
+    segment_bytes_max: u32,
 ) -> Result<Vec<(LmdbIndex, FileSegments)>, WorldError> {
     let map_bytes = map_bytes_for(directory.path(), format.shards);
     let open = |shard| {
         let index = directory.prepared_index_directory(format, shard);
         let index = LmdbIndex::open(&index, format.secret, map_bytes)?;
-        Ok((index, FileSegments::open(&directory.prepared_log_directory(format, shard))?))
+        let segments = FileSegments::open(&directory.prepared_log_directory(format, shard))?;
+        Ok((index, segments.prewriting(segment_bytes_max)))
     };
     (0..format.shards).map(open).collect()
 }
