@@ -1,5 +1,5 @@
 //! Judges a data directory that a crash left: it opens as a start of the relay opens it, and what is
-//! in it must be what the oracle has after some number of steps between those acknowledged and those
+//! in it must be what the oracle has after some number of entries between those acknowledged and those
 //! handed in. Nothing less, nothing else, and the index must agree with the log.
 
 use crate::life::{DATA, make_if_missing, now_at, verdict};
@@ -81,7 +81,7 @@ pub struct Depth {
 pub struct Found {
     /// There was no data directory.
     pub is_unmade: bool,
-    /// A step that had not been acknowledged is there.
+    /// An entry that had not been acknowledged is there.
     pub is_in_flight: bool,
     /// The end of a log was torn.
     pub is_torn: bool,
@@ -112,9 +112,14 @@ impl Checker {
         Self { seed, plan, states, by_id, beacon }
     }
 
-    /// What the oracle decides about the events of a step (from 0).
-    pub fn verdicts(&self, step: usize) -> &[bool] {
-        self.states.verdicts(step)
+    /// Whether the oracle stores each entry.
+    pub fn verdicts(&self) -> &[bool] {
+        self.states.verdicts()
+    }
+
+    /// Number of entries.
+    pub fn entries(&self) -> usize {
+        self.plan.entries.len()
     }
 
     /// Judges what lies in `root`.
@@ -135,20 +140,20 @@ impl Checker {
             Err(error) => return violated(Broken::Unopenable, format!("{error:#}")),
         };
         let mut rng = Rng::new(depth.draw);
-        let steps = self.judge(&mut shards, known, now, &mut rng)?;
-        let is_beyond = |(number, steps): (u16, &usize)| *steps > known.acked_by(number);
+        let entries = self.judge(&mut shards, known, now, &mut rng)?;
+        let is_beyond = |(number, entries): (u16, &usize)| *entries > known.acked_by(number);
         let found = Found {
             is_unmade,
-            is_in_flight: (0..).zip(&steps).any(is_beyond),
+            is_in_flight: (0..).zip(&entries).any(is_beyond),
             is_torn: shards.shards.iter().any(|shard| shard.store.stats().torn_bytes > 0),
         };
         if depth.goes_on {
-            self.go_on(&path, shards, &steps, now)?;
+            self.go_on(&path, shards, &entries, now)?;
         }
         Ok(found)
     }
 
-    /// Judges open stores; returns how many steps each shard holds.
+    /// Judges open stores; returns how many entries each shard holds.
     fn judge(
         &self,
         shards: &mut Shards,
@@ -162,11 +167,11 @@ impl Checker {
         for (number, shard) in (0..).zip(&mut shards.shards) {
             let place = several.then_some((&placement, number));
             let served = self.query(shard, &Filter::default(), now)?;
-            let steps = self.identify(&served, known, number, now, place)?;
-            self.probe_filter(shard, steps, now, place, rng)?;
-            self.probe_decision(shard, steps, now, place, &placement, rng)?;
+            let entries = self.identify(&served, known, number, now, place)?;
+            self.probe_filter(shard, entries, now, place, rng)?;
+            self.probe_decision(shard, entries, now, place, &placement, rng)?;
             scrub(shard, number, &placement)?;
-            held.push(steps);
+            held.push(entries);
         }
         Ok(held)
     }
@@ -181,14 +186,14 @@ impl Checker {
         place: Option<(&Placement, u16)>,
     ) -> Result<usize, Violation> {
         let (least, most) = (known.acked_by(shard), known.sent.max(known.acked_by(shard)));
-        let expected = |steps: usize| self.states.served(&self.plan, steps, now.unix_s, place);
-        for steps in least..=most {
-            if expected(steps).eq(served.iter().copied()) {
-                return Ok(steps);
+        let expected = |entries: usize| self.states.served(&self.plan, entries, now.unix_s, place);
+        for entries in least..=most {
+            if expected(entries).eq(served.iter().copied()) {
+                return Ok(entries);
             }
         }
-        let sets: Vec<Vec<usize>> = (least..=most).map(|steps| expected(steps).collect()).collect();
-        let range = format!("shard {shard}, between steps {least} and {most}");
+        let sets: Vec<Vec<usize>> = (least..=most).map(|entries| expected(entries).collect()).collect();
+        let range = format!("shard {shard}, between entries {least} and {most}");
         let in_all = |at: &&usize| sets.iter().all(|set| set.contains(at));
         let in_none = |at: &&usize| !sets.iter().any(|set| set.contains(at));
         if let Some(lost) = sets[0].iter().filter(in_all).find(|at| !served.contains(at)) {
@@ -203,7 +208,15 @@ impl Checker {
             let name = self.plan.events.get(*wrong).unwrap_or(&self.beacon).view().id();
             return violated(Broken::Served, format!("{range}: event {wrong} ({name}) is served"));
         }
-        violated(Broken::Torn, format!("{range}: {} events are served, of neither", served.len()))
+        let missing = |set: &Vec<usize>| -> Vec<usize> {
+            set.iter().copied().filter(|at| !served.contains(at)).collect()
+        };
+        let extra = |set: &Vec<usize>| -> Vec<usize> {
+            served.iter().copied().filter(|at| !set.contains(at)).collect()
+        };
+        let differences = sets.iter().map(|set| format!("-{:?} +{:?}", missing(set), extra(set)));
+        let differences: Vec<String> = differences.collect();
+        violated(Broken::Torn, format!("{range}: not one of them ({})", differences.join("; ")))
     }
 
     /// Everything that a filter finds, in order.
@@ -255,7 +268,7 @@ impl Checker {
     fn probe_filter(
         &self,
         shard: &mut Shard,
-        steps: usize,
+        entries: usize,
         now: Now,
         place: Option<(&Placement, u16)>,
         rng: &mut Rng,
@@ -272,19 +285,19 @@ impl Checker {
             }
         };
         let found = self.query(shard, &filter, now)?;
-        let expected = self.states.served(&self.plan, steps, now.unix_s, place);
+        let expected = self.states.served(&self.plan, entries, now.unix_s, place);
         let expected = expected.filter(|at| filter.matches(&self.plan.events[*at].view()));
         if expected.eq(found.iter().copied()) {
             return Ok(());
         }
-        violated(Broken::Corrupt, format!("{filter:?} finds {found:?} after {steps} steps"))
+        violated(Broken::Corrupt, format!("{filter:?} finds {found:?} after {entries} entries"))
     }
 
     /// What would be decided about an event now.
     fn probe_decision(
         &self,
         shard: &mut Shard,
-        steps: usize,
+        entries: usize,
         now: Now,
         place: Option<(&Placement, u16)>,
         placement: &Placement,
@@ -301,12 +314,12 @@ impl Checker {
             arrival.map_err(|reason| Violation::new(Broken::Decision, format!("{reason:?}")))?;
         let stored = verdict(shard, &arrival, now);
         let stored = stored.map_err(|error| Violation::new(Broken::Corrupt, error))?.is_some();
-        let expected = self.states.oracle(steps).clone().submit(&self.plan.events, at);
+        let expected = self.states.oracle(entries).clone().submit(&self.plan.events, at);
         if stored == expected {
             return Ok(());
         }
         let word = if stored { "stored" } else { "refused" };
-        violated(Broken::Decision, format!("event {at} would be {word} after {steps} steps"))
+        violated(Broken::Decision, format!("event {at} would be {word} after {entries} entries"))
     }
 
     /// The store takes another event, closes, opens again, and holds it.
@@ -314,7 +327,7 @@ impl Checker {
         &self,
         path: &Path,
         mut shards: Shards,
-        steps: &[usize],
+        entries: &[usize],
         mut now: Now,
     ) -> Result<(), Violation> {
         let stuck = |error: anyhow::Error| Violation::new(Broken::Stuck, format!("{error:#}"));
@@ -336,7 +349,7 @@ impl Checker {
             if all - served.len() != usize::from(usize::from(number) == owner) {
                 return violated(Broken::Lost, "an event that was stored after the crash is gone");
             }
-            let known = Known { is_made: true, acked: steps.to_vec(), sent: 0 };
+            let known = Known { is_made: true, acked: entries.to_vec(), sent: 0 };
             self.identify(&served, &known, number, now, place)?;
             scrub(shard, number, &placement)?;
         }

@@ -19,9 +19,9 @@ pub const DATA: &str = "data";
 /// What a life does.
 #[derive(Clone, Debug, PartialEq, Eq, clap::Subcommand)]
 pub enum Work {
-    /// Hands in steps up to this number, then ends in order.
+    /// Hands in entries, then ends in order.
     Steps {
-        /// Number of the last step.
+        /// The last step has at least this many entries before its end.
         until: usize,
         /// Leaves without closing the store.
         #[arg(long)]
@@ -53,10 +53,10 @@ pub struct LifeOptions {
     /// Steps of the plan.
     #[arg(long)]
     pub steps: usize,
-    /// Steps that have been acknowledged.
+    /// Entries that have been acknowledged.
     #[arg(long, default_value_t = 0)]
     pub acked: usize,
-    /// Steps that have been handed in.
+    /// Entries that have been handed in.
     #[arg(long, default_value_t = 0)]
     pub sent: usize,
     /// Checkpoints have a thread of their own.
@@ -136,8 +136,10 @@ impl<'a> Life<'a> {
         match self.options.work {
             Work::Steps { until, abrupt } => {
                 let (mut shards, held) = self.open()?;
-                for step in held..until.min(self.plan.steps.len()) {
-                    self.hand_in(&mut shards, step, &|_| true)?;
+                let first = held.iter().min().copied().unwrap_or(0);
+                let last = self.plan.step_after(until.saturating_sub(1));
+                for step in self.plan.step_after(first)..self.plan.steps.len().min(last + 1) {
+                    self.hand_in(&mut shards, step, &held)?;
                 }
                 if abrupt {
                     // Whatever is under way ends with the process.
@@ -176,76 +178,63 @@ impl<'a> Life<'a> {
         Ok(())
     }
 
-    /// Opens the store and finds out how much of the plan each shard holds: everything that was
-    /// acknowledged, and the step that was under way or not. A shard that is behind the others gets
-    /// its part of that step. Returns the number of steps that all of them hold then.
-    fn open(&mut self) -> anyhow::Result<(Shards, usize)> {
+    /// Opens the store and finds out how many entries each shard holds: all that were acknowledged,
+    /// and some of those that were under way.
+    fn open(&mut self) -> anyhow::Result<(Shards, Vec<usize>)> {
         let LifeOptions { flaw, threaded, acked, sent, .. } = *self.options;
         let mut shards = Shards::open(&self.path, self.now, flaw, threaded)?;
         let mut held = Vec::with_capacity(shards.shards.len());
         for number in 0..shards.shards.len() {
-            let mut steps = acked;
-            while steps < sent && self.holds(&mut shards, number, steps)? {
-                steps += 1;
+            let mut entries = acked;
+            for entry in acked..sent {
+                if self.holds(&mut shards, number, entry)? {
+                    entries = entry + 1;
+                }
             }
-            held.push(steps);
+            held.push(entries);
         }
         self.marks.say(&Mark::Open(held.clone()))?;
-        let most = held.iter().max().copied().unwrap_or(acked);
-        for step in acked..most {
-            let behind = |number: usize| held[number] <= step;
-            if (0..held.len()).any(behind) {
-                self.hand_in(&mut shards, step, &behind)?;
-            }
-        }
-        Ok((shards, most))
+        Ok((shards, held))
     }
 
-    /// Whether a shard holds what a step brings it, told from the last event of it.
-    fn holds(&self, shards: &mut Shards, number: usize, step: usize) -> anyhow::Result<bool> {
-        let stored = self.states.verdicts(step).iter().zip(&self.plan.steps[step].events);
-        let stored: Vec<&Event> =
-            stored.filter(|(stored, _)| **stored).map(|(_, at)| &self.plan.events[*at]).collect();
-        let here = |event: &&&Event| usize::from(shards.placement.owner(&event.view())) == number;
-        let last = stored.iter().rev().find(here);
-        let vanish = stored.iter().find(|event| event.view().kind() == nip62::KIND);
-        let shard = &mut shards.shards[number];
-        if let Some(event) = last {
-            let answers = shard.answers(vec![LookupKey::Id(event.view().id())], self.now)?;
-            return Ok(shard.store.view(&answers).id(&event.view().id()).is_some());
+    /// Whether a shard shows that an entry has come to it; one that was refused shows nowhere.
+    fn holds(&self, shards: &mut Shards, number: usize, entry: usize) -> anyhow::Result<bool> {
+        if !self.states.verdicts()[entry] {
+            return Ok(false);
         }
-        if let Some(event) = vanish {
-            let (key, until) = (event.view().pubkey(), event.view().created_at());
+        let event = self.plan.events[self.plan.entries[entry]].view();
+        let is_here = usize::from(shards.placement.owner(&event)) == number;
+        let shard = &mut shards.shards[number];
+        if is_here {
+            let answers = shard.answers(vec![LookupKey::Id(event.id())], self.now)?;
+            return Ok(shard.store.view(&answers).id(&event.id()).is_some());
+        }
+        if event.kind() == nip62::KIND {
+            let (key, until) = (event.pubkey(), event.created_at());
             let answers = shard.answers(vec![LookupKey::Vanished(key)], self.now)?;
             return Ok(shard.store.view(&answers).vanished_until(&key) >= Some(until));
         }
-        // It brings this shard nothing.
-        Ok(true)
+        Ok(false)
     }
 
-    /// Hands a step in to the shards that `wants` names, and waits until it is durable.
-    fn hand_in(
-        &mut self,
-        shards: &mut Shards,
-        step: usize,
-        wants: &dyn Fn(usize) -> bool,
-    ) -> anyhow::Result<()> {
-        let number = step + 1;
+    /// Hands a step in, each shard the entries that it does not hold, and waits until all is durable.
+    fn hand_in(&mut self, shards: &mut Shards, step: usize, held: &[usize]) -> anyhow::Result<()> {
+        let entries = self.plan.steps[step].entries.clone();
         self.now = now_at(self.plan.steps[step].unix_s);
-        self.marks.say(&Mark::Sent(number))?;
+        self.marks.say(&Mark::Sent(entries.end))?;
         for shard in &mut shards.shards {
             shard.act(|store, fx| store.tick(self.now, fx));
         }
-        let events = self.plan.steps[step].events.clone();
-        let mut verdicts = Vec::with_capacity(events.len());
-        for at in events {
-            verdicts.push(self.submit(shards, at, wants)?);
+        let is_whole = held.iter().all(|held| *held <= entries.start);
+        let mut verdicts = Vec::with_capacity(entries.len());
+        for entry in entries.clone() {
+            verdicts.push(self.submit(shards, entry, held)?);
         }
-        if wants(0) && (1..shards.shards.len()).all(wants) {
-            self.marks.say(&Mark::Decided(number, verdicts))?;
+        if is_whole {
+            self.marks.say(&Mark::Decided(entries.start, verdicts))?;
         }
         if self.options.flaw == Flaw::AckEarly {
-            self.marks.say(&Mark::Acked(number))?;
+            self.marks.say(&Mark::Acked(entries.end))?;
         }
         for shard in &mut shards.shards {
             shard.act(|store, fx| store.flush(self.now, fx));
@@ -253,7 +242,7 @@ impl<'a> Life<'a> {
             shard.settle(self.now)?;
         }
         if self.options.flaw != Flaw::AckEarly {
-            self.marks.say(&Mark::Acked(number))?;
+            self.marks.say(&Mark::Acked(entries.end))?;
         }
         if self.plan.steps[step].compacts {
             for shard in &mut shards.shards {
@@ -268,22 +257,21 @@ impl<'a> Life<'a> {
     fn submit(
         &mut self,
         shards: &mut Shards,
-        at: usize,
-        wants: &dyn Fn(usize) -> bool,
+        entry: usize,
+        held: &[usize],
     ) -> anyhow::Result<bool> {
-        let event = self.plan.events[at].clone();
+        let event = self.plan.events[self.plan.entries[entry]].clone();
         let owner = usize::from(shards.placement.owner(&event.view()));
         let secret = shards.placement.secret();
         let mut is_stored = false;
-        if wants(owner) {
+        if held[owner] <= entry {
             let arrival = Arrival::of(&event.view(), &secret)
                 .map_err(|reason| anyhow::anyhow!("{reason:?}"))?;
             is_stored = self.decide(&mut shards.shards[owner], &arrival, Some(&event))?;
         }
-        if event.view().kind() == nip62::KIND && (is_stored || !wants(owner)) {
-            for number in
-                (0..shards.shards.len()).filter(|number| *number != owner && wants(*number))
-            {
+        if event.view().kind() == nip62::KIND && (is_stored || held[owner] > entry) {
+            let others = |number: &usize| *number != owner && held[*number] <= entry;
+            for number in (0..shards.shards.len()).filter(others) {
                 let arrival = Arrival::vanish_elsewhere(&event.view());
                 self.decide(&mut shards.shards[number], &arrival, None)?;
             }

@@ -10,14 +10,14 @@ use std::path::Path;
 pub enum Mark {
     /// The data directory has been made.
     Made,
-    /// The store is open; each shard holds this many steps, and nothing that is visible may be lost
+    /// The store is open; each shard holds this many entries, and nothing that is visible may be lost
     /// any more.
     Open(Vec<usize>),
-    /// Step number so much (from 1) is about to be handed in.
+    /// Entries up to this number are about to be handed in.
     Sent(usize),
-    /// Which of the events of that step are stored, as the store decided.
+    /// From this entry on: whether each is stored, as the store decided.
     Decided(usize, Vec<bool>),
-    /// So many steps have been acknowledged.
+    /// So many entries have been acknowledged.
     Acked(usize),
     /// A system call was made to fail; which, and on what file.
     Fault(String),
@@ -32,16 +32,16 @@ impl Mark {
     pub fn to_line(&self) -> String {
         match self {
             Self::Made => "MADE\n".to_owned(),
-            Self::Open(steps) => {
-                let steps: Vec<String> = steps.iter().map(usize::to_string).collect();
-                format!("OPEN {}\n", steps.join(","))
+            Self::Open(held) => {
+                let held: Vec<String> = held.iter().map(usize::to_string).collect();
+                format!("OPEN {}\n", held.join(","))
             }
-            Self::Sent(step) => format!("SENT {step}\n"),
-            Self::Decided(step, stored) => {
+            Self::Sent(entries) => format!("SENT {entries}\n"),
+            Self::Decided(first, stored) => {
                 let signs: String = stored.iter().map(|yes| if *yes { '+' } else { '-' }).collect();
-                format!("DECIDED {step} {signs}\n")
+                format!("DECIDED {first} {signs}\n")
             }
-            Self::Acked(steps) => format!("ACKED {steps}\n"),
+            Self::Acked(entries) => format!("ACKED {entries}\n"),
             Self::Fault(what) => format!("FAULT {what}\n"),
             Self::Done => "DONE\n".to_owned(),
             Self::Failed(why) => format!("FAILED {}\n", why.replace('\n', " ")),
@@ -56,8 +56,8 @@ impl Mark {
             "OPEN" => Self::Open(rest.split(',').map(str::parse).collect::<Result<_, _>>().ok()?),
             "SENT" => Self::Sent(rest.parse().ok()?),
             "DECIDED" => {
-                let (step, signs) = rest.split_once(' ').unwrap_or((rest, ""));
-                Self::Decided(step.parse().ok()?, signs.chars().map(|sign| sign == '+').collect())
+                let (first, signs) = rest.split_once(' ').unwrap_or((rest, ""));
+                Self::Decided(first.parse().ok()?, signs.chars().map(|sign| sign == '+').collect())
             }
             "ACKED" => Self::Acked(rest.parse().ok()?),
             "FAULT" => Self::Fault(rest.to_owned()),
@@ -108,9 +108,9 @@ impl Marks {
 pub struct Known {
     /// A data directory must be there.
     pub is_made: bool,
-    /// Steps that each shard must hold; the last entry counts for all further shards.
+    /// Entries that each shard must hold; the last entry counts for all further shards.
     pub acked: Vec<usize>,
-    /// Steps that may be there.
+    /// Entries that may be there.
     pub sent: usize,
 }
 
@@ -119,23 +119,23 @@ impl Known {
     pub fn learn(&mut self, mark: &Mark) {
         match mark {
             Mark::Made => self.is_made = true,
-            Mark::Open(steps) => {
-                self.acked.clone_from(steps);
+            Mark::Open(held) => {
+                self.acked.clone_from(held);
                 // What was under way before and did not get this far is cut off.
-                self.sent = steps.iter().max().copied().unwrap_or(0);
+                self.sent = held.iter().max().copied().unwrap_or(0);
             }
-            Mark::Sent(step) => self.sent = *step,
-            Mark::Acked(steps) => self.acked = vec![*steps],
+            Mark::Sent(entries) => self.sent = *entries,
+            Mark::Acked(entries) => self.acked = vec![*entries],
             Mark::Decided(..) | Mark::Fault(_) | Mark::Done | Mark::Failed(_) => {}
         }
     }
 
-    /// Steps that a shard must hold.
+    /// Entries that a shard must hold.
     pub fn acked_by(&self, shard: u16) -> usize {
         self.acked.get(usize::from(shard)).or(self.acked.last()).copied().unwrap_or(0)
     }
 
-    /// Steps that every shard must hold.
+    /// Entries that every shard must hold.
     pub fn acked_by_all(&self) -> usize {
         self.acked.iter().min().copied().unwrap_or(0)
     }
@@ -166,6 +166,7 @@ mod tests {
         assert_eq!(known, Known { is_made: true, acked: vec![5], sent: 5 });
         known.learn(&Mark::Open(vec![6, 7]));
         assert_eq!((known.acked_by(0), known.acked_by(1), known.acked_by_all()), (6, 7, 6));
+        assert_eq!(known.sent, 7);
         assert_eq!(Mark::parse("NONSENSE 1"), None);
     }
 }

@@ -1,4 +1,4 @@
-//! What must be stored after a number of steps: a relay of plain maps, written from the NIPs and from
+//! What must be stored after a number of entries: a relay of plain maps, written from the NIPs and from
 //! nothing of the store.
 
 use crate::plan::Plan;
@@ -120,26 +120,21 @@ impl Oracle {
         }
     }
 
-    /// Up to when a key vanished.
-    pub fn vanished_until(&self, key: &PublicKey) -> Option<u32> {
-        self.vanished.get(key).copied()
-    }
-
     /// Live events, expired ones too.
     pub fn live(&self) -> Vec<usize> {
         self.live.values().copied().collect()
     }
 }
 
-/// What must be stored after each number of steps.
+/// What must be stored after each number of entries.
 #[derive(Debug)]
 pub struct States {
-    /// By number of steps: live events, newest first, then by lowest id, as they are served.
+    /// By number of entries: live events, newest first, then by lowest id, as they are served.
     live: Vec<Vec<usize>>,
-    /// By number of steps, for the questions that need a whole relay.
+    /// By number of entries, for the questions that need a whole relay.
     oracles: Vec<Oracle>,
-    /// By step: which of its events are stored.
-    verdicts: Vec<Vec<bool>>,
+    /// By entry: whether it is stored.
+    verdicts: Vec<bool>,
     /// When each event expires; 0 for never.
     expires_s: Vec<u64>,
 }
@@ -148,19 +143,15 @@ impl States {
     /// Runs the oracle over a whole plan.
     pub fn of(plan: &Plan) -> Self {
         let mut oracle = Oracle::default();
-        let expires_s = plan
-            .events
-            .iter()
-            .map(|event| nip40::expires_at(&event.view()).ok().flatten().unwrap_or(0));
+        let expires_s = |event: &Event| nip40::expires_at(&event.view()).ok().flatten();
         let mut states = Self {
             live: vec![Vec::new()],
             oracles: vec![oracle.clone()],
             verdicts: Vec::new(),
-            expires_s: expires_s.collect(),
+            expires_s: plan.events.iter().map(|event| expires_s(event).unwrap_or(0)).collect(),
         };
-        for step in &plan.steps {
-            let verdicts = step.events.iter().map(|at| oracle.submit(&plan.events, *at)).collect();
-            states.verdicts.push(verdicts);
+        for at in &plan.entries {
+            states.verdicts.push(oracle.submit(&plan.events, *at));
             let mut live = oracle.live();
             live.sort_by_key(|at| {
                 let event = plan.events[*at].view();
@@ -172,14 +163,14 @@ impl States {
         states
     }
 
-    /// Whether each event of a step is stored.
-    pub fn verdicts(&self, step: usize) -> &[bool] {
-        &self.verdicts[step]
+    /// Whether each entry is stored.
+    pub fn verdicts(&self) -> &[bool] {
+        &self.verdicts
     }
 
-    /// The relay after `steps` steps.
-    pub fn oracle(&self, steps: usize) -> &Oracle {
-        &self.oracles[steps]
+    /// The relay after `entries` entries.
+    pub fn oracle(&self, entries: usize) -> &Oracle {
+        &self.oracles[entries]
     }
 
     /// Whether an event of the plan expires at some time.
@@ -187,15 +178,15 @@ impl States {
         self.expires_s[at] != 0
     }
 
-    /// What is served after `steps` steps by one shard at a time, in order.
+    /// What is served after `entries` entries, by all shards or one, in order.
     pub fn served<'a>(
         &'a self,
         plan: &'a Plan,
-        steps: usize,
+        entries: usize,
         unix_s: u64,
         shard: Option<(&'a Placement, u16)>,
     ) -> impl Iterator<Item = usize> + 'a {
-        self.live[steps].iter().copied().filter(move |at| {
+        self.live[entries].iter().copied().filter(move |at| {
             let is_expired = self.expires_s[*at] != 0 && self.expires_s[*at] <= unix_s;
             let is_here = shard.is_none_or(|(placement, shard)| {
                 placement.owner(&plan.events[*at].view()) == shard

@@ -1,13 +1,14 @@
 //! The workload: a seed becomes a list of steps, the same for the process that performs them and for
 //! the one that judges what is left of them.
 //!
-//! A step is what one log batch carries: a few events handed in together. Times are virtual, so that
-//! events expire where the seed says and not where the machine is slow.
+//! An entry is one event handed in; a step is a few entries that are acknowledged together. Times are
+//! virtual, so that events expire where the seed says and not where the machine is slow.
 
 use bench::rng::Rng;
 use bench::{Draft, Signer};
 use proto::Event;
 use proto::nip::nip59;
+use std::ops::Range;
 
 /// Virtual unix second at which every plan begins.
 pub const BEGIN_S: u64 = 1_700_000_000;
@@ -16,13 +17,13 @@ const AUTHORS: u64 = 6;
 /// Events of one step at most.
 const STEP_EVENTS_MAX: u64 = 6;
 
-/// What one step hands in.
+/// What is handed in and acknowledged together.
 #[derive(Clone, Debug)]
 pub struct Step {
     /// The virtual unix second.
     pub unix_s: u64,
-    /// Indexes into [`Plan::events`].
-    pub events: Vec<usize>,
+    /// Which entries; each step begins where the one before ends.
+    pub entries: Range<usize>,
     /// The store is asked for a compaction after the step.
     pub compacts: bool,
 }
@@ -32,6 +33,8 @@ pub struct Step {
 pub struct Plan {
     /// Every event, signed.
     pub events: Vec<Event>,
+    /// What is handed in, as indexes into `events`: some come more than once.
+    pub entries: Vec<usize>,
     /// What happens, in order.
     pub steps: Vec<Step>,
 }
@@ -41,6 +44,7 @@ struct Maker {
     rng: Rng,
     signers: Vec<Signer>,
     events: Vec<Event>,
+    entries: Vec<usize>,
     /// Who signed each event.
     authors: Vec<usize>,
     /// Whether an event may be handed in again: one that expires may not, because a store that has
@@ -57,20 +61,24 @@ impl Plan {
             rng: Rng::new(seed),
             signers,
             events: Vec::new(),
+            entries: Vec::new(),
             authors: Vec::new(),
             repeatable: Vec::new(),
             unix_s: BEGIN_S,
         };
         let steps = (0..steps).map(|number| maker.step(number)).collect();
-        Self { events: maker.events, steps }
+        Self { events: maker.events, entries: maker.entries, steps }
     }
 
-    /// The virtual time when `steps` steps have been handed in.
-    pub fn unix_s(&self, steps: usize) -> u64 {
-        steps
-            .checked_sub(1)
-            .and_then(|last| self.steps.get(last))
-            .map_or(BEGIN_S, |step| step.unix_s)
+    /// The virtual time when the first `entries` entries have been handed in.
+    pub fn unix_s(&self, entries: usize) -> u64 {
+        let at = self.steps.partition_point(|step| step.entries.start < entries);
+        at.checked_sub(1).map_or(BEGIN_S, |last| self.steps[last].unix_s)
+    }
+
+    /// The first step that is not over after so many entries.
+    pub fn step_after(&self, entries: usize) -> usize {
+        self.steps.partition_point(|step| step.entries.end <= entries)
     }
 }
 
@@ -86,12 +94,18 @@ impl Maker {
         if number > 20 && self.rng.chance(1, 45) {
             let author = self.rng.index(self.signers.len());
             let draft = self.draft(62).tag(&["relay", "ALL_RELAYS"]);
-            let events = vec![self.sign(author, &draft, true)];
-            return Step { unix_s: self.unix_s, events, compacts };
+            let request = self.sign(author, &draft, true);
+            return self.close_step(vec![request], compacts);
         }
         let count = self.rng.between(1, STEP_EVENTS_MAX);
         let events = (0..count).map(|_| self.event()).collect();
-        Step { unix_s: self.unix_s, events, compacts }
+        self.close_step(events, compacts)
+    }
+
+    fn close_step(&mut self, events: Vec<usize>, compacts: bool) -> Step {
+        let start = self.entries.len();
+        self.entries.extend(events);
+        Step { unix_s: self.unix_s, entries: start..self.entries.len(), compacts }
     }
 
     fn draft(&self, kind: u16) -> Draft {
@@ -222,7 +236,13 @@ mod tests {
         }
         assert!(one.steps.windows(2).all(|pair| pair[0].unix_s < pair[1].unix_s));
         assert!(one.steps.iter().any(|step| step.compacts));
-        let handed_in: usize = one.steps.iter().map(|step| step.events.len()).sum();
-        assert!(handed_in > one.events.len(), "some events come twice");
+        assert!(one.entries.len() > one.events.len(), "some events come twice");
+        assert!(one.steps.windows(2).all(|pair| pair[0].entries.end == pair[1].entries.start));
+        let third = &one.steps[2];
+        assert_eq!(one.unix_s(third.entries.start), one.steps[1].unix_s);
+        assert_eq!(one.unix_s(third.entries.start + 1), third.unix_s);
+        assert_eq!((one.unix_s(0), one.step_after(0)), (BEGIN_S, 0));
+        assert_eq!(one.step_after(third.entries.end), 3);
+        assert_eq!(one.step_after(third.entries.end - 1), 2);
     }
 }

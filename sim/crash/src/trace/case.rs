@@ -7,6 +7,7 @@ use super::effect::{Action, Effect, Interpreter, LOCKS};
 use super::strace::{self, HARMLESS};
 use crate::life::Work;
 use crate::marks::{Known, Mark};
+use crate::plan::Plan;
 use crate::world::Flaw;
 use anyhow::{Context, bail, ensure};
 use bench::rng::Rng;
@@ -31,7 +32,7 @@ const DEADLY: [(&str, u64); 8] = [
 ];
 
 /// What a case was made from.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct CaseOptions {
     /// Seed of the plan and of the lives.
     pub seed: u64,
@@ -41,6 +42,9 @@ pub struct CaseOptions {
     pub skips_syncs: bool,
     /// What is said too early on purpose.
     pub acks_early: bool,
+    /// The folder in which it was recorded, whose name stands in the traces; filled in by that.
+    #[serde(default)]
+    pub recorded_in: PathBuf,
 }
 
 impl CaseOptions {
@@ -94,6 +98,8 @@ impl Case {
     /// really in the folder: then nothing may be judged by it.
     pub fn record(options: &CaseOptions, folder: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder.join("root"))?;
+        let recorded_in = std::fs::canonicalize(folder)?;
+        let options = &CaseOptions { recorded_in, ..options.clone() };
         std::fs::write(folder.join("case.json"), serde_json::to_string(options)?)?;
         let rng = Rng::new(options.seed ^ 0x11f3_5000);
         let mut recorder = Recorder { options, folder, rng, lives: 0, shards: 1 };
@@ -112,11 +118,11 @@ impl Case {
         let json = json.with_context(|| format!("{} holds no case", folder.display()))?;
         let options: CaseOptions = serde_json::from_slice(&json)?;
         let text = |path: PathBuf| path.to_string_lossy().into_owned();
-        let folder = std::fs::canonicalize(folder)?;
+        let recorded_in = &options.recorded_in;
         let mut interpreter =
-            Interpreter::new(&text(folder.join("root")), &text(folder.join("marks")));
+            Interpreter::new(&text(recorded_in.join("root")), &text(recorded_in.join("marks")));
         let (mut calls, mut lives) = (0, 0);
-        while let Ok(trace) = std::fs::read(trace_path(&folder, lives)) {
+        while let Ok(trace) = std::fs::read(trace_path(folder, lives)) {
             let life = strace::parse(&trace).with_context(|| format!("life {lives}"))?;
             calls += life.len();
             interpreter.process(&life).with_context(|| format!("life {lives}"))?;
@@ -128,7 +134,8 @@ impl Case {
             Action::Mark(_) => effect.began,
             _ => effect.returned,
         });
-        Ok(Self { options, folder, effects, calls, lives })
+        ensure!(!effects.is_empty(), "the traces of {} concern no file", folder.display());
+        Ok(Self { options, folder: folder.to_owned(), effects, calls, lives })
     }
 
     /// Replays everything and compares it with what is really there, byte for byte.
@@ -181,13 +188,13 @@ fn read_tree(
 
 impl Recorder<'_> {
     fn run(&mut self) -> anyhow::Result<()> {
-        let steps = self.options.steps;
+        let entries = Plan::new(self.options.seed, self.options.steps).entries.len();
         // One half of the cases ends with more shards than one.
-        let reshards_at = if self.rng.chance(1, 2) { steps * 3 / 4 } else { usize::MAX };
+        let reshards_at = if self.rng.chance(1, 2) { entries * 3 / 4 } else { usize::MAX };
         while self.lives < LIVES_MAX {
             let known = self.known()?;
             let acked = known.acked_by_all();
-            if acked >= steps {
+            if acked >= entries {
                 return Ok(());
             }
             let is_even = known.is_made && known.sent <= acked;
@@ -204,7 +211,7 @@ impl Recorder<'_> {
                 self.live(work, &known, false, &end)?;
                 continue;
             }
-            let until = (acked + self.rng.between(6, 28) as usize).min(steps);
+            let until = acked + self.rng.between(15, 100) as usize;
             match self.rng.below(10) {
                 0..=3 => {
                     let work = Work::Steps { until, abrupt: false };
@@ -294,8 +301,7 @@ impl Recorder<'_> {
     }
 
     fn arguments(&self, work: &Work, known: &Known, threaded: bool) -> anyhow::Result<Vec<String>> {
-        let folder = std::fs::canonicalize(self.folder)?;
-        let path = |name: &str| folder.join(name).to_string_lossy().into_owned();
+        let path = |name: &str| self.options.recorded_in.join(name).to_string_lossy().into_owned();
         let flaw = self.options.flaw();
         let flaw = flaw.to_possible_value().context("a flaw has a name")?;
         let mut words: Vec<String> = vec!["life".into(), "--root".into(), path("root")];

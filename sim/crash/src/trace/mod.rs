@@ -180,8 +180,7 @@ pub fn run(options: &TraceOptions) -> anyhow::Result<TraceReport> {
     while report.judged.counts.states < options.states {
         bar.set_message(format!("case {seed}: recording"));
         let folder = work.path().join(format!("case-{seed}"));
-        let case_options =
-            CaseOptions { seed, steps: options.steps, skips_syncs: false, acks_early: false };
+        let case_options = CaseOptions { seed, steps: options.steps, ..CaseOptions::default() };
         let case = Case::record(&case_options, &folder).with_context(|| format!("case {seed}"))?;
         bar.set_message(format!("case {seed}: judging"));
         let began = std::time::Instant::now();
@@ -217,7 +216,8 @@ fn controls(options: &TraceOptions, work: &Path, report: &mut TraceReport) -> an
             let folder = work.join("control");
             let steps = options.steps.min(60);
             let Control { skips_syncs, acks_early, .. } = *control;
-            let case_options = CaseOptions { seed, steps, skips_syncs, acks_early };
+            let flawed = CaseOptions { skips_syncs, acks_early, ..CaseOptions::default() };
+            let case_options = CaseOptions { seed, steps, ..flawed };
             let case = Case::record(&case_options, &folder)?;
             judged.add(judge_case(options, &case, control.lie, work, &ProgressBar::hidden())?);
             std::fs::remove_dir_all(&folder)?;
@@ -291,7 +291,8 @@ fn judge_case(
             let ranges = Arc::clone(&ranges);
             let reports = reports.clone();
             let scratch = work.join(format!("judge-{number}"));
-            let command = || judge_command(options, case, lie, &scratch);
+            let folder = scratch.clone();
+            let command = move || judge_command(options, case, lie, &folder);
             let seed = case.options.seed;
             let mut worker =
                 Worker { seed, reports, command: Box::new(command), scratch: scratch.clone() };
