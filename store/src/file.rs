@@ -271,6 +271,15 @@ impl FileSegments {
         sync_directory(&quarantine)
     }
 
+    /// Writes what lies between `last` and `length` once more, then seals.
+    fn reseal_file(&self, segment: Seq, last: u32, length: u32) -> io::Result<()> {
+        let file = OpenOptions::new().read(true).write(true).open(self.path(segment))?;
+        let mut bytes = vec![0; length.saturating_sub(last) as usize];
+        file.read_exact_at(&mut bytes, u64::from(last))?;
+        file.write_all_at(&bytes, u64::from(last))?;
+        self.seal_file(segment, length)
+    }
+
     fn seal_file(&self, segment: Seq, length: u32) -> io::Result<()> {
         let mut writing = self.writing.borrow_mut();
         if writing.as_ref().is_some_and(|writing| writing.segment == segment) {
@@ -368,6 +377,10 @@ impl Segments for FileSegments {
 
     fn seal(&self, segment: Seq, length: u32) -> Result<(), WorldError> {
         self.seal_file(segment, length).map_err(|error| failed(segment, &error))
+    }
+
+    fn reseal(&self, segment: Seq, last: u32, length: u32) -> Result<(), WorldError> {
+        self.reseal_file(segment, last, length).map_err(|error| failed(segment, &error))
     }
 
     fn stage(&self, segment: Seq, offset: u32, bytes: &[u8]) -> Result<(), WorldError> {

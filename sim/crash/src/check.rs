@@ -112,14 +112,14 @@ impl Checker {
         Self { seed, plan, states, by_id, beacon }
     }
 
-    /// Whether the oracle stores each entry.
-    pub fn verdicts(&self) -> &[bool] {
-        self.states.verdicts()
-    }
-
-    /// Number of entries.
-    pub fn entries(&self) -> usize {
-        self.plan.entries.len()
+    /// Compares what the store decided about entries from `first` on with the oracle.
+    pub fn check_decisions(&self, first: usize, stored: &[bool]) -> Option<Violation> {
+        let expected = self.states.verdicts().get(first..first + stored.len());
+        if expected == Some(stored) {
+            return None;
+        }
+        let detail = format!("entries from {first}: {stored:?} instead of {expected:?}");
+        Some(Violation::new(Broken::Decision, detail))
     }
 
     /// Judges what lies in `root`.
@@ -192,7 +192,8 @@ impl Checker {
                 return Ok(entries);
             }
         }
-        let sets: Vec<Vec<usize>> = (least..=most).map(|entries| expected(entries).collect()).collect();
+        let sets: Vec<Vec<usize>> =
+            (least..=most).map(|entries| expected(entries).collect()).collect();
         let range = format!("shard {shard}, between entries {least} and {most}");
         let in_all = |at: &&usize| sets.iter().all(|set| set.contains(at));
         let in_none = |at: &&usize| !sets.iter().any(|set| set.contains(at));

@@ -38,6 +38,24 @@ pub enum Work {
     },
 }
 
+impl Work {
+    /// As it stands on the command line.
+    pub fn words(&self) -> Vec<String> {
+        match self {
+            Self::Steps { until, abrupt } => {
+                let mut words = vec!["steps".to_owned(), until.to_string()];
+                if *abrupt {
+                    words.push("--abrupt".to_owned());
+                }
+                words
+            }
+            Self::Compact => vec!["compact".to_owned()],
+            Self::Reindex => vec!["reindex".to_owned()],
+            Self::Reshard { shards } => vec!["reshard".to_owned(), shards.to_string()],
+        }
+    }
+}
+
 /// How a life is lived.
 #[derive(Clone, Debug, clap::Args)]
 pub struct LifeOptions {

@@ -70,6 +70,10 @@ pub struct Case {
     pub calls: usize,
     /// Processes.
     pub lives: usize,
+    /// Of these, ones that were killed.
+    pub killed: usize,
+    /// And ones that ended because a sync had failed.
+    pub failed: usize,
 }
 
 /// How one life ends.
@@ -121,10 +125,12 @@ impl Case {
         let recorded_in = &options.recorded_in;
         let mut interpreter =
             Interpreter::new(&text(recorded_in.join("root")), &text(recorded_in.join("marks")));
-        let (mut calls, mut lives) = (0, 0);
+        let (mut calls, mut lives, mut killed) = (0, 0, 0);
         while let Ok(trace) = std::fs::read(trace_path(folder, lives)) {
             let life = strace::parse(&trace).with_context(|| format!("life {lives}"))?;
             calls += life.len();
+            let end = &trace[trace.len().saturating_sub(200)..];
+            killed += usize::from(String::from_utf8_lossy(end).contains("killed by SIGKILL"));
             interpreter.process(&life).with_context(|| format!("life {lives}"))?;
             lives += 1;
         }
@@ -135,7 +141,9 @@ impl Case {
             _ => effect.returned,
         });
         ensure!(!effects.is_empty(), "the traces of {} concern no file", folder.display());
-        Ok(Self { options, folder: folder.to_owned(), effects, calls, lives })
+        let failed = |effect: &&Effect| matches!(effect.action, Action::Mark(Mark::Failed(_)));
+        let failed = effects.iter().filter(failed).count();
+        Ok(Self { options, folder: folder.to_owned(), effects, calls, lives, killed, failed })
     }
 
     /// Replays everything and compares it with what is really there, byte for byte.
@@ -211,7 +219,7 @@ impl Recorder<'_> {
                 self.live(work, &known, false, &end)?;
                 continue;
             }
-            let until = acked + self.rng.between(15, 100) as usize;
+            let until = acked + self.rng.between(8, 60) as usize;
             match self.rng.below(10) {
                 0..=3 => {
                     let work = Work::Steps { until, abrupt: false };
@@ -319,17 +327,7 @@ impl Recorder<'_> {
         if threaded {
             words.push("--threaded".to_owned());
         }
-        match work {
-            Work::Steps { until, abrupt } => {
-                words.extend(["steps".to_owned(), until.to_string()]);
-                if *abrupt {
-                    words.push("--abrupt".to_owned());
-                }
-            }
-            Work::Compact => words.push("compact".to_owned()),
-            Work::Reindex => words.push("reindex".to_owned()),
-            Work::Reshard { shards } => words.extend(["reshard".to_owned(), shards.to_string()]),
-        }
+        words.extend(work.words());
         Ok(words)
     }
 }

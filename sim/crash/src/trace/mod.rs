@@ -8,11 +8,13 @@ mod judge;
 mod scratch;
 mod strace;
 
-use crate::check::{Broken, Violation};
+use crate::check::{Broken, Checker, Violation};
+use crate::marks::Mark;
 use anyhow::Context;
 use case::{Case, CaseOptions};
 use disk::Lie;
-use indicatif::{ProgressBar, ProgressStyle};
+use effect::Action;
+use indicatif::ProgressBar;
 use judge::Counts;
 pub use judge::{JudgeOptions, judge};
 use serde::Serialize;
@@ -115,6 +117,10 @@ pub struct TraceReport {
     pub cases: u64,
     /// Processes traced in them.
     pub lives: u64,
+    /// Of those, ones that were killed at a system call.
+    pub killed: u64,
+    /// And ones that ended because a sync had failed.
+    pub failed: u64,
     /// System calls traced.
     pub calls: u64,
     /// Of those, ones that did something to a file.
@@ -173,9 +179,9 @@ const CONTROLS: [Control; 4] = [
 /// # Errors
 /// When nothing can be judged: strace is missing, or a trace is not understood.
 pub fn run(options: &TraceOptions) -> anyhow::Result<TraceReport> {
-    let work = work_folder(options.work.as_deref())?;
+    let work = crate::work_folder(options.work.as_deref())?;
     let mut report = TraceReport::default();
-    let bar = progress(options.states);
+    let bar = crate::progress(options.states);
     let mut seed = options.seed;
     while report.judged.counts.states < options.states {
         bar.set_message(format!("case {seed}: recording"));
@@ -188,6 +194,8 @@ pub fn run(options: &TraceOptions) -> anyhow::Result<TraceReport> {
         report.judging_s += began.elapsed().as_secs_f64();
         report.cases += 1;
         report.lives += case.lives as u64;
+        report.killed += case.killed as u64;
+        report.failed += case.failed as u64;
         report.calls += case.calls as u64;
         report.effects += case.effects.len() as u64;
         let is_broken = judged.violations() > 0;
@@ -207,7 +215,7 @@ pub fn run(options: &TraceOptions) -> anyhow::Result<TraceReport> {
 }
 
 fn controls(options: &TraceOptions, work: &Path, report: &mut TraceReport) -> anyhow::Result<()> {
-    let bar = progress(CONTROLS.len() as u64);
+    let bar = crate::progress(CONTROLS.len() as u64);
     for control in &CONTROLS {
         bar.set_message(format!("control: {}", control.name));
         let mut judged = Judged::default();
@@ -230,27 +238,6 @@ fn controls(options: &TraceOptions, work: &Path, report: &mut TraceReport) -> an
     }
     bar.finish_and_clear();
     Ok(())
-}
-
-fn progress(total: u64) -> ProgressBar {
-    let bar = ProgressBar::new(total);
-    let template = "{bar:30} {pos}/{len} {per_sec} {msg}";
-    bar.set_style(
-        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
-    );
-    bar
-}
-
-/// A folder to work in that is removed at the end.
-fn work_folder(asked: Option<&Path>) -> anyhow::Result<tempfile::TempDir> {
-    let memory = Path::new("/dev/shm");
-    let parent = match asked {
-        Some(asked) => asked.to_owned(),
-        None if memory.is_dir() => memory.to_owned(),
-        None => std::env::temp_dir(),
-    };
-    let folder = tempfile::Builder::new().prefix("turnpike-crash-").tempdir_in(&parent);
-    folder.with_context(|| format!("cannot work in {}", parent.display()))
 }
 
 /// Moves a case to where it outlives the run.
@@ -286,6 +273,14 @@ fn judge_case(
     };
     let (reports, reported) = channel();
     let mut judged = Judged::default();
+    let checker = Checker::new(case.options.seed, case.options.steps);
+    for (effect, done) in case.effects.iter().enumerate() {
+        if let Action::Mark(Mark::Decided(first, stored)) = &done.action
+            && let Some(violation) = checker.check_decisions(*first, stored)
+        {
+            judged.learn(Found { seed: case.options.seed, effect, variant: 0, violation });
+        }
+    }
     std::thread::scope(|scope| {
         for number in 0..jobs {
             let ranges = Arc::clone(&ranges);
@@ -450,11 +445,14 @@ impl Worker<'_> {
 pub fn describe(report: &TraceReport) -> String {
     let counts = &report.judged.counts;
     let mut text = format!(
-        "{} cases, {} processes, {} system calls, {} effects on files\n{} states judged of {} images, \
+        "{} cases, {} processes ({} killed, {} ended by a failed sync), {} system calls, {} effects \
+         on files\n{} states judged of {} images, \
          {:.0} a second; {} with a step in flight, {} with a torn log, {} without a directory, {} \
          written to and judged again\n",
         report.cases,
         report.lives,
+        report.killed,
+        report.failed,
         report.calls,
         report.effects,
         counts.states,
