@@ -177,6 +177,7 @@ impl FileSegments {
         read_full(file, offset, into)
     }
 
+    /// Makes a segment whose name is not durable yet.
     fn create_file(&self, segment: Seq, header: &[u8]) -> io::Result<Writing> {
         let path = self.path(segment);
         let temporary = path.with_extension("new");
@@ -195,7 +196,6 @@ impl FileSegments {
         }
         sync_file_and_length(&file)?;
         std::fs::rename(&temporary, &path)?;
-        sync_directory(&self.directory)?;
         Ok(Writing { segment, file, prewritten })
     }
 
@@ -367,6 +367,8 @@ impl Segments for FileSegments {
         self.reading.borrow_mut().retain(|(have, _)| *have != segment);
         let writing =
             self.create_file(segment, header).map_err(|error| not_created(segment, &error))?;
+        // It has its name: from here on a full disk is a failure like any other.
+        sync_directory(&self.directory).map_err(|error| failed(segment, &error))?;
         *self.writing.borrow_mut() = Some(writing);
         Ok(())
     }
