@@ -436,11 +436,12 @@ fn open_shard(common: &Common, shard: u16) -> Result<(Owned, Place), OpenError> 
     let config = &common.config.store;
     let secret: Secret = common.directory.format().secret;
     let seed = entropy::seed();
+    let segment_bytes_max = config.segment_mib << 20;
     let store_config = StoreConfig {
         delta_bytes_max: common.ceiling.delta_shard_bytes as usize,
         checkpoint_events: config.checkpoint_events as usize,
         checkpoint_after_ms: config.checkpoint_interval_ms,
-        segment_bytes_max: config.segment_mib << 20,
+        segment_bytes_max,
         erase_after_s: u64::from(config.erase_after_h) * 3_600,
         hot_bytes_max: common.ceiling.hot_shard_bytes as usize,
         sync_filters: settings::sync_filters(&common.config),
@@ -456,9 +457,11 @@ fn open_shard(common: &Common, shard: u16) -> Result<(Owned, Place), OpenError> 
     let reader_dir = log_dir.clone();
     let place = Place {
         log_dir,
-        segments: Arc::new(move || Box::new(FileSegments::reader(&reader_dir))),
+        segments: Arc::new(move || {
+            Box::new(FileSegments::reader(&reader_dir).prewriting(segment_bytes_max))
+        }),
         index: Arc::new(index),
-        segment_bytes_max: u64::from(config.segment_mib) << 20,
+        segment_bytes_max: u64::from(segment_bytes_max),
     };
     let shard_config = ShardConfig {
         cores: common.executors + 1,

@@ -101,6 +101,7 @@ struct Writing {
 #[derive(Debug)]
 pub struct FileSegments {
     directory: PathBuf,
+    prewrite_bytes: u32,
     writing: RefCell<Option<Writing>>,
     /// The rewritten segment that has no name yet.
     staging: RefCell<Option<(Seq, File)>>,
@@ -136,10 +137,19 @@ impl FileSegments {
     pub fn reader(directory: &Path) -> Self {
         Self {
             directory: directory.to_owned(),
+            prewrite_bytes: PREWRITE_BYTES,
             writing: RefCell::new(None),
             staging: RefCell::new(None),
             reading: RefCell::new(Vec::new()),
         }
+    }
+
+    /// The same segments, with zeros written ahead in smaller steps where a whole segment is shorter
+    /// than [`PREWRITE_BYTES`]: what lies past its greatest length would only be cut off again.
+    #[must_use]
+    pub fn prewriting(self, segment_bytes_max: u32) -> Self {
+        let prewrite_bytes = segment_bytes_max.clamp(1, PREWRITE_BYTES);
+        Self { prewrite_bytes, ..self }
     }
 
     /// Where the segments are.
@@ -167,12 +177,13 @@ impl FileSegments {
         read_full(file, offset, into)
     }
 
+    /// Makes a segment whose name is not durable yet.
     fn create_file(&self, segment: Seq, header: &[u8]) -> io::Result<Writing> {
         let path = self.path(segment);
         let temporary = path.with_extension("new");
         let options = OpenOptions::new().write(true).create(true).truncate(true).clone();
         let file = options.open(&temporary)?;
-        let prewritten = u64::from(PREWRITE_BYTES).max(header.len() as u64);
+        let prewritten = u64::from(self.prewrite_bytes).max(header.len() as u64);
         let begin = || {
             reserve_file(&file, 0, prewritten)?;
             file.write_all_at(header, 0)?;
@@ -185,7 +196,6 @@ impl FileSegments {
         }
         sync_file_and_length(&file)?;
         std::fs::rename(&temporary, &path)?;
-        sync_directory(&self.directory)?;
         Ok(Writing { segment, file, prewritten })
     }
 
@@ -199,7 +209,7 @@ impl FileSegments {
         let end = u64::from(offset) + bytes.len() as u64;
         writing.file.write_all_at(bytes, u64::from(offset))?;
         if end > writing.prewritten {
-            let prewritten = end.next_multiple_of(u64::from(PREWRITE_BYTES));
+            let prewritten = end.next_multiple_of(u64::from(self.prewrite_bytes));
             write_zeros(&writing.file, end, prewritten)?;
             writing.prewritten = prewritten;
         }
@@ -267,6 +277,15 @@ impl FileSegments {
         std::fs::copy(self.path(segment), &to)?;
         sync_file_and_length(&File::open(&to)?)?;
         sync_directory(&quarantine)
+    }
+
+    /// Writes what lies between `last` and `length` once more, then seals.
+    fn reseal_file(&self, segment: Seq, last: u32, length: u32) -> io::Result<()> {
+        let file = OpenOptions::new().read(true).write(true).open(self.path(segment))?;
+        let mut bytes = vec![0; length.saturating_sub(last) as usize];
+        file.read_exact_at(&mut bytes, u64::from(last))?;
+        file.write_all_at(&bytes, u64::from(last))?;
+        self.seal_file(segment, length)
     }
 
     fn seal_file(&self, segment: Seq, length: u32) -> io::Result<()> {
@@ -356,6 +375,8 @@ impl Segments for FileSegments {
         self.reading.borrow_mut().retain(|(have, _)| *have != segment);
         let writing =
             self.create_file(segment, header).map_err(|error| not_created(segment, &error))?;
+        // It has its name: from here on a full disk is a failure like any other.
+        sync_directory(&self.directory).map_err(|error| failed(segment, &error))?;
         *self.writing.borrow_mut() = Some(writing);
         Ok(())
     }
@@ -370,6 +391,10 @@ impl Segments for FileSegments {
 
     fn seal(&self, segment: Seq, length: u32) -> Result<(), WorldError> {
         self.seal_file(segment, length).map_err(|error| failed(segment, &error))
+    }
+
+    fn reseal(&self, segment: Seq, last: u32, length: u32) -> Result<(), WorldError> {
+        self.reseal_file(segment, last, length).map_err(|error| failed(segment, &error))
     }
 
     fn stage(&self, segment: Seq, offset: u32, bytes: &[u8]) -> Result<(), WorldError> {

@@ -117,7 +117,7 @@ fn open_shard(
     let path = directory.index_directory(config.shard);
     let index = LmdbIndex::open(&path, config.secret, map_bytes(directory))?;
     let segments = FileSegments::open(&directory.log_directory(config.shard))?;
-    Ok((index, segments))
+    Ok((index, segments.prewriting(config.segment_bytes_max)))
 }
 
 /// What a compaction did.

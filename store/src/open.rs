@@ -98,8 +98,8 @@ pub(crate) fn recover_step<S: Segments>(
             index.checkpoint(&generation, segments)?;
             recovery.applied();
         }
-        Need::Seal { segment, length } => {
-            segments.seal(segment, length)?;
+        Need::Seal { segment, last, length } => {
+            segments.reseal(segment, last, length)?;
             recovery.sealed();
         }
         Need::Nothing => return Ok(false),

@@ -11,7 +11,9 @@
 //! holds no zero byte, and the length field of every batch that fits a segment has one.
 //!
 //! The last segment is cut at its verified length and synced before anyone sees its events (a
-//! killed process may have left bytes that no sync ever covered), and nobody writes to it again.
+//! killed process may have left bytes that no sync ever covered), and nobody writes to it again. Its
+//! last batch is written once more before that: the process before may have ended because the sync of
+//! it failed, and then the system takes it for written and no later sync covers it.
 
 use crate::delta::Generation;
 use crate::effect::{Loc, Seq};
@@ -127,6 +129,8 @@ pub enum Need {
     Seal {
         /// The segment.
         segment: Seq,
+        /// Where its last batch begins, the only one whose sync may have failed.
+        last: u32,
         /// Its verified length.
         length: u32,
     },
@@ -164,8 +168,8 @@ pub struct Recovery {
     epoch_min: u64,
     generation: Generation,
     in_apply: Option<Arc<Generation>>,
-    /// Length at which the last segment is to be cut.
-    unsealed: Option<(Seq, u32)>,
+    /// Where the last batch of the last segment begins, and where that segment is to be cut.
+    unsealed: Option<(Seq, u32, u32)>,
     torn_bytes: u64,
 }
 
@@ -226,8 +230,8 @@ impl Recovery {
         }
         let is_large = self.generation.events() >= self.events_max
             || self.generation.bytes_held() >= self.bytes_max;
-        if let Some((segment, length)) = self.unsealed {
-            return Need::Seal { segment, length };
+        if let Some((segment, last, length)) = self.unsealed {
+            return Need::Seal { segment, last, length };
         }
         if is_large {
             let successor = self.generation.successor();
@@ -268,7 +272,7 @@ impl Recovery {
         }
         let segment = placed.segment;
         let header = self.check_header(segment, bytes)?;
-        let verified = self.replay(segment, header.epoch, bytes)?;
+        let (last, verified) = self.replay(segment, header.epoch, bytes)?;
         let offset = verified as u32;
         let above = self.expected - 1;
         if let Some((_, later)) = find_batch(bytes, verified, segment, header.epoch, above) {
@@ -290,7 +294,7 @@ impl Recovery {
         }
         self.torn_bytes = tail_bytes(&bytes[verified..]);
         if verified > SEGMENT_HEADER_BYTES {
-            self.unsealed = Some((segment, offset));
+            self.unsealed = Some((segment, last as u32, offset));
         }
         Ok(())
     }
@@ -354,8 +358,15 @@ impl Recovery {
         Ok(header)
     }
 
-    /// Applies the valid batches at the beginning of a segment; returns where they end.
-    fn replay(&mut self, segment: Seq, epoch: u64, bytes: &[u8]) -> Result<usize, RecoveryError> {
+    /// Applies the valid batches at the beginning of a segment; returns where the last of them begins
+    /// and ends.
+    fn replay(
+        &mut self,
+        segment: Seq,
+        epoch: u64,
+        bytes: &[u8],
+    ) -> Result<(usize, usize), RecoveryError> {
+        let mut last = SEGMENT_HEADER_BYTES;
         let mut at = SEGMENT_HEADER_BYTES;
         while let Some(batch) = Batch::read(&bytes[at..], segment, epoch)
             && batch.first_seq == self.expected
@@ -367,9 +378,10 @@ impl Recovery {
                 }
             }
             self.expected = batch.last_seq() + 1;
+            last = at;
             at += batch.bytes.len();
         }
-        Ok(at)
+        Ok((last, at))
     }
 
     fn apply(&mut self, seq: Seq, record: Record<'_>, segment: Seq, batch_at: usize) {

@@ -174,12 +174,14 @@ fn open_old(
 fn open_new(
     directory: &DataDirectory,
     format: &Format,
+    segment_bytes_max: u32,
 ) -> Result<Vec<(LmdbIndex, FileSegments)>, WorldError> {
     let map_bytes = map_bytes_for(directory.path(), format.shards);
     let open = |shard| {
         let index = directory.prepared_index_directory(format, shard);
         let index = LmdbIndex::open(&index, format.secret, map_bytes)?;
-        Ok((index, FileSegments::open(&directory.prepared_log_directory(format, shard))?))
+        let segments = FileSegments::open(&directory.prepared_log_directory(format, shard))?;
+        Ok((index, segments.prewriting(segment_bytes_max)))
     };
     (0..format.shards).map(open).collect()
 }

@@ -71,6 +71,16 @@ pub trait Segments {
     /// [`WorldError::Log`]; the process must end.
     fn seal(&self, segment: Seq, length: u32) -> Result<(), WorldError>;
 
+    /// Cuts a segment that another process wrote at `length`, durably. What it wrote last begins at
+    /// `last`: if the sync of that failed, the system may hold it in memory only and take it for
+    /// written, so that no later sync would write it. It is therefore written once more.
+    ///
+    /// # Errors
+    /// [`WorldError::Log`]; the process must end.
+    fn reseal(&self, segment: Seq, _last: u32, length: u32) -> Result<(), WorldError> {
+        self.seal(segment, length)
+    }
+
     /// Writes `bytes` at `offset` of a rewritten segment that does not have its name yet; offset 0
     /// begins it anew. Nothing of it is durable before [`Segments::publish`].
     ///

@@ -107,6 +107,11 @@ fn segments_are_files_with_zeros_ahead_and_exact_ends() {
     }
     later.create(100, b"H").unwrap();
     assert_eq!(later.read_at(100, 0, 1).unwrap(), b"H", "a replaced file is not read from memory");
+    let short = later.prewriting(3_000);
+    short.create(200, b"h").unwrap();
+    short.write(200, 2_999, b"x").unwrap();
+    assert_eq!(std::fs::metadata(log.join("00000000000000c8.seg")).unwrap().len(), 3_000);
+    let later = FileSegments::reader(&log);
     std::fs::write(log.join("stray.seg"), b"").unwrap();
     assert!(later.list().is_err(), "a file that is no segment is not passed over");
 }
