@@ -65,7 +65,12 @@ impl Disk {
             dice.marks.hit("write failed");
             return self.failed_write(effect, dice);
         }
-        perform(&self.index, &self.segments, effect)
+        let answer = perform(&self.index, &self.segments, effect);
+        if let StoreInput::Rewritten(Outcome::Done(done)) = &answer {
+            dice.marks.hit("segments rewritten");
+            dice.marks.add("kills left out by a rewriting", done.kills_dropped);
+        }
+        answer
     }
 
     fn no_room(&self, effect: &StoreEffect, dice: &mut Dice) -> Option<StoreInput> {

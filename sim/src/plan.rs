@@ -285,7 +285,7 @@ impl Sizes {
             hot_bytes_max: *rng.pick(&[0, 4_000, 1 << 20]),
             sketch_bytes_max: *rng.pick(&[64, 4_096, 1 << 20]),
             dead_percent: *rng.pick(&[5, 30, 60]),
-            erase_after_s: *rng.pick(&[20, 120, 86_400]),
+            erase_after_s: *rng.pick(&[4, 20, 120, 86_400]),
             verify_slice: *rng.pick(&[1, 4, 16]),
             recent_ids_max: *rng.pick(&[2, 30, 16_384]),
             ring_bytes_max,
