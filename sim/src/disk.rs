@@ -6,9 +6,10 @@ use crate::world::Dice;
 use proto::Secret;
 use store::fault::{FaultPlan, FaultSegments};
 use store::mem::{MemIndex, MemSegments};
+use store::record::{Batch, SEGMENT_HEADER_BYTES, SegmentHeader};
 use store::rewrite::format::first_seq_of;
 use store::rewrite::{Outcome, Refusal};
-use store::seam::perform;
+use store::seam::{SegmentEntry, perform};
 use store::{Segments, Seq, StoreEffect, StoreInput, Unwritten, WorldError};
 
 /// Segments under faults.
@@ -64,7 +65,12 @@ impl Disk {
             dice.marks.hit("write failed");
             return self.failed_write(effect, dice);
         }
-        perform(&self.index, &self.segments, effect)
+        let answer = perform(&self.index, &self.segments, effect);
+        if let StoreInput::Rewritten(Outcome::Done(done)) = &answer {
+            dice.marks.hit("segments rewritten");
+            dice.marks.add("kills left out by a rewriting", done.kills_dropped);
+        }
+        answer
     }
 
     fn no_room(&self, effect: &StoreEffect, dice: &mut Dice) -> Option<StoreInput> {
@@ -136,20 +142,37 @@ impl Disk {
         format!("records to {applied} in the index, segments {:?}", segments.collect::<Vec<_>>())
     }
 
-    /// Flips a bit of a segment that is not the log's last one, whose last batch nobody can tell from
-    /// one that was torn; says where.
+    /// Flips a bit of what was durable, and says where: anywhere in a segment, but in the log's last
+    /// one only before its last batch, which nobody can tell from one that was torn.
     pub fn flip(&self, dice: &mut Dice) -> Option<(Seq, u32)> {
-        let mut entries = self.segments.list().ok()?;
+        let entries = self.segments.list().ok()?;
         let last = entries.iter().map(|entry| first_seq_of(entry.segment)).max()?;
-        entries.retain(|entry| first_seq_of(entry.segment) < last);
-        if entries.is_empty() {
+        let rots = |entry: &SegmentEntry| match first_seq_of(entry.segment) < last {
+            true => (entry.segment, entry.bytes),
+            false => (entry.segment, self.bytes_before_last_batch(entry.segment)),
+        };
+        let rots: Vec<(Seq, u64)> =
+            entries.iter().map(rots).filter(|(_, bytes)| *bytes > 0).collect();
+        if rots.is_empty() {
             return None;
         }
-        let entry = *dice.rng.pick(&entries);
-        let offset = dice.rng.below(entry.bytes) as u32;
-        self.segments.flip(entry.segment, offset, 1 << dice.rng.below(8)).ok()?;
+        let (segment, bytes) = *dice.rng.pick(&rots);
+        let offset = dice.rng.below(bytes) as u32;
+        self.segments.flip(segment, offset, 1 << dice.rng.below(8)).ok()?;
         dice.marks.hit(Fault::BitFlip.name());
-        Some((entry.segment, offset))
+        Some((segment, offset))
+    }
+
+    /// Where the last valid batch of a segment begins; 0 if there is none, or if the segment is a
+    /// rewritten one.
+    fn bytes_before_last_batch(&self, segment: Seq) -> u64 {
+        let bytes = self.segments.read(segment).unwrap_or_default();
+        let Ok(header) = SegmentHeader::decode(&bytes) else { return 0 };
+        let (mut at, mut last) = (SEGMENT_HEADER_BYTES, 0);
+        while let Some(batch) = Batch::read(&bytes[at..], segment, header.epoch) {
+            (last, at) = (at, at + batch.bytes.len());
+        }
+        last as u64
     }
 }
 

@@ -16,7 +16,7 @@ pub enum Fault {
     WriteError,
     /// The disk is full for some seconds.
     NoSpace,
-    /// A bit of a sealed segment flips.
+    /// A bit of the log flips.
     BitFlip,
     /// Syncs take up to seconds.
     SlowDisk,
@@ -38,7 +38,7 @@ pub enum Fault {
     Compact,
     /// The operator removes and bans events.
     Remove,
-    /// Clients that read slowly.
+    /// Clients that read slowly, those among them that mean harm.
     SlowClients,
     /// Clients that send garbage and near misses.
     Malice,
@@ -223,7 +223,9 @@ impl Plan {
         let shards = rng.between(2, 8) as u16;
         let clients = rng.between(3, 6) as usize;
         let ops = rng.between(300, 500) as u32;
-        let (slow, harm) = (1 + rng.below(2) as usize, 1 + rng.below(2) as usize);
+        // At least one reads at once.
+        let slow = rng.between(1, clients as u64 - 1) as usize;
+        let harm = 1 + rng.below(2) as usize;
         let first = rng.below(families as u64) as usize;
         let count = rng.between(3, 6) as usize;
         let restarts = [Fault::Kill, Fault::PowerCut, Fault::Reconfigure, Fault::Reshard];
@@ -283,7 +285,7 @@ impl Sizes {
             hot_bytes_max: *rng.pick(&[0, 4_000, 1 << 20]),
             sketch_bytes_max: *rng.pick(&[64, 4_096, 1 << 20]),
             dead_percent: *rng.pick(&[5, 30, 60]),
-            erase_after_s: *rng.pick(&[20, 120, 86_400]),
+            erase_after_s: *rng.pick(&[4, 20, 120, 86_400]),
             verify_slice: *rng.pick(&[1, 4, 16]),
             recent_ids_max: *rng.pick(&[2, 30, 16_384]),
             ring_bytes_max,
@@ -296,7 +298,7 @@ impl Sizes {
             mesh_slots,
             outbox_soft_bytes: soft,
             outbox_hard_bytes: soft * 4,
-            outbox_total_bytes: *rng.pick(&[200_000, 8 << 20]),
+            outbox_total_bytes: *rng.pick(&[60_000, 200_000, 8 << 20]),
             max_limit: *rng.pick(&[5, 40, 500]),
             socket_bytes: *rng.pick(&[700, 8_000, 200_000]),
             has_rates: rng.chance(1, 4),

@@ -167,7 +167,7 @@ impl Run<'_, '_> {
         if self.world.crashed.is_some() {
             return Ok(End::Crashed);
         }
-        if self.world.dice.rng.chance(1, 3) {
+        if self.world.dice.rng.chance(1, 2) {
             // Time for checkpoints by age, rewriting, expiry, removals.
             let span_us = self.world.dice.rng.between(1, 90) * 1_000_000;
             self.world.run_until(span_us, |world| world.crashed.is_some())?;
@@ -348,11 +348,16 @@ impl Run<'_, '_> {
         Err(Violation::new("liveness: the relay ends when it is told to", detail))
     }
 
-    /// After the last check the power goes once more, and everything is still there.
+    /// After the last check the power goes once more, and everything is still there, in the log
+    /// alone, too.
     fn last_crash(&mut self) -> Result<(), Violation> {
         let survive = self.world.plan.survive_of_256;
         self.world.end_life(survive);
         self.world.history.visible = None;
+        if self.world.plan.has(Fault::Reindex) {
+            // By now segments have been rewritten that an earlier rebuild would have found whole.
+            self.reindex();
+        }
         if !self.start()? {
             return Ok(());
         }

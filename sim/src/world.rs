@@ -714,8 +714,18 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Slow clients do, and so do those that ask for much in order to fill the relay's memory.
+    fn reads_slowly(&self, client: usize) -> bool {
+        let is_slow = match self.clients[client].nature {
+            Nature::Honest => false,
+            Nature::Slow => true,
+            Nature::Malicious => self.plan.has(Fault::SlowClients),
+        };
+        is_slow && !self.is_calm
+    }
+
     fn read_later(&mut self, client: usize) {
-        let is_slow = self.clients[client].nature == Nature::Slow && !self.is_calm;
+        let is_slow = self.reads_slowly(client);
         let most_us = if is_slow { 400_000 } else { 600 };
         let delay = self.dice.rng.below(most_us);
         self.at(self.now_us + delay, u32::MAX, Happening::Read { client });
@@ -726,7 +736,7 @@ impl<'a> World<'a> {
         let Some(link) = self.clients[client].session.as_ref().map(|session| session.link) else {
             return Ok(());
         };
-        let is_slow = self.clients[client].nature == Nature::Slow && !self.is_calm;
+        let is_slow = self.reads_slowly(client);
         let most = if is_slow { 1 + self.dice.rng.index(900) } else { usize::MAX };
         let Some(bytes) = self.network.borrow_mut().read_by_client(link, most) else {
             self.dice.tell(self.now_us, || format!("client {client} has lost its connection"));
