@@ -62,7 +62,7 @@ pub fn reshard(
     let format = directory.format().resharded(shards)?;
     directory.prepare(&format)?;
     let old = open_old(directory, config)?;
-    let new = open_new(directory, &format)?;
+    let new = open_new(directory, &format, config.segment_bytes_max)?;
     let copied =
         copy(&old, &new, &format.placement(), config, clock, &mut Watch { progress, should_stop })?;
     for (index, _) in new.into_iter().chain(old) {
@@ -166,7 +166,8 @@ fn open_old(
     let open = |shard| {
         let index = directory.index_directory(shard);
         let index = LmdbIndex::open(&index, config.secret, map_bytes)?;
-        Ok((index, FileSegments::open(&directory.log_directory(shard))?))
+        let segments = FileSegments::open(&directory.log_directory(shard))?;
+        Ok((index, segments.prewriting(config.segment_bytes_max)))
     };
     (0..shards).map(open).collect()
 }
