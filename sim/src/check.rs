@@ -285,7 +285,7 @@ pub fn visible(
         if !is_kept(fact) || !fact.is_genuine {
             return broken("E3: only genuine events are stored", "is stored".to_owned());
         }
-        if fact.expires_at <= history.unix_s {
+        if fact.expires_at <= history.scanned_unix_s {
             return broken("E5: expired events are gone", "is served".to_owned());
         }
         if history.banned.contains(&index) {

@@ -74,6 +74,8 @@ pub struct History {
     pub visible: Option<(BTreeSet<EventIndex>, Micros)>,
     /// The wall clock.
     pub unix_s: u64,
+    /// The wall clock when the operator last began to look at everything.
+    pub scanned_unix_s: u64,
 }
 
 impl History {

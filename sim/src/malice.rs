@@ -69,7 +69,13 @@ pub fn misbehave(
 
 /// A message that was right until one byte of it changed.
 fn near_miss(client: &mut Client, pool: &Pool, salt: u32) -> Deed {
-    let event = client.rng.index(pool.events.len());
+    // Of a forged one the change could make the right one.
+    let event = loop {
+        let event = client.rng.index(pool.events.len());
+        if pool.events[event].fact.is_genuine {
+            break event;
+        }
+    };
     let mut text = format!("[\"EVENT\",{}]", pool.events[event].json).into_bytes();
     // The id stays, or what the relay takes could be an event that the oracle does not know.
     let from = text.len() / 3;

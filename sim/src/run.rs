@@ -425,6 +425,7 @@ impl Run<'_, '_> {
     /// What the operator sees: everything, private kinds too.
     fn scan(&mut self) -> Result<BTreeSet<EventIndex>, Violation> {
         let now = self.world.now();
+        self.world.history.scanned_unix_s = now.unix_s;
         let Some(node) = &mut self.world.node else { return Ok(BTreeSet::new()) };
         node.control.replies.clear();
         let asked = node
