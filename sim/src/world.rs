@@ -418,7 +418,7 @@ impl<'a> World<'a> {
         if let Err(error) = worked {
             // A failed write ends the process without another word.
             self.dice.marks.hit("ended by a failed write");
-            if self.dice.marks.0.get("write failed").is_none() {
+            if !self.dice.marks.0.contains_key("write failed") {
                 let detail = format!("core {core} cannot go on: {error}");
                 return Err(Violation::new("the process ends for a reason", detail));
             }
