@@ -5,9 +5,10 @@ use crate::store_world::{self, Draws, World, config, random_event};
 use proto::{Event, EventId, Filter};
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
+use store::key::SEQ_MAX;
 use store::mem::{MemIndex, MemSegments};
 use store::record::{BATCH_HEADER_BYTES, SEGMENT_HEADER_BYTES};
-use store::rewrite::format::{FOOTER_BYTES, generation_of};
+use store::rewrite::format::{FOOTER_BYTES, generation_of, name_of};
 use store::{KillCause, Segments, Seq, StoreConfig};
 
 /// What a record did.
@@ -183,7 +184,10 @@ impl Image {
             9 => drop(self.segments.remove(&name)),
             10 => {
                 let copy = segment.clone();
-                self.segments.insert(bytes.edgy() & ((1 << 52) - 1), copy);
+                // A name that a file can have.
+                let generation = u16::from(bytes.byte() % 3);
+                let first_seq = 1 + bytes.edgy() % SEQ_MAX;
+                self.segments.insert(name_of(first_seq, generation), copy);
             }
             _ => {
                 let copy = segment.clone();

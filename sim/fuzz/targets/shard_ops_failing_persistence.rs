@@ -336,17 +336,19 @@ pub fn run(data: &[u8]) {
             _ if choice >= 200 => false,
             _ => {
                 let mut lives = true;
-                for _ in 0..200 {
+                for _ in 0..100 {
                     lives = lives && run.step(&mut now_living, ShardInput::Turn);
                     while lives && !now_living.effects.is_empty() {
                         lives = run.perform(&mut now_living, 0, 0);
                     }
-                    if !now_living.shard.has_work() {
+                    // What found no room is tried again by and by.
+                    run.now.monotonic_ms += 1_000;
+                    lives = lives && run.step(&mut now_living, ShardInput::Tick);
+                    if !lives || now_living.asked.is_empty() && !now_living.shard.has_work() {
                         break;
                     }
                 }
                 if lives {
-                    // A turn that finds nothing to do leaves nobody without an answer.
                     assert!(now_living.asked.is_empty(), "unanswered: {:?}", now_living.asked);
                 }
                 lives

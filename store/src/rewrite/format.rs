@@ -316,6 +316,26 @@ mod tests {
     }
 
     #[test]
+    fn what_no_log_can_hold_is_refused_though_its_checksum_is_true() {
+        let far = RewrittenHeader { last_seq: SEQ_MAX + 1, ..HEADER };
+        let purged = RewrittenHeader { purged_through: Seq::MAX, ..HEADER };
+        let last_life = RewrittenHeader { epoch: u64::MAX, ..HEADER };
+        for header in [far, purged, last_life] {
+            assert_eq!(RewrittenHeader::decode(&header.encode()), Err(HeaderError::Damaged));
+        }
+        for first_seq in [SEQ_MAX, Seq::MAX - 1] {
+            let mut writer = BatchWriter::default();
+            let mut kill = Vec::new();
+            write_kill(&mut kill, 2, KillCause::Deleted);
+            writer.push(first_seq, &kill);
+            writer.push(first_seq + 1, &kill);
+            let bytes = writer.finish(&HEADER);
+            let batch = RewrittenBatch::read(&bytes, &HEADER).unwrap();
+            assert!(batch.spans().is_none(), "{first_seq}");
+        }
+    }
+
+    #[test]
     fn batches_carry_their_sequences_and_belong_to_their_segment() {
         let mut writer = BatchWriter::default();
         let mut kill = Vec::new();
