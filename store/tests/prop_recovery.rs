@@ -312,7 +312,9 @@ fn a_rewritten_segment_whose_batches_are_out_of_order_or_range_is_refused() {
             let mut writer = BatchWriter::default();
             let mut kill = Vec::new();
             write_kill(&mut kill, 1, KillCause::Deleted);
-            seqs.iter().for_each(|seq| drop(writer.push(*seq, &kill)));
+            for seq in *seqs {
+                writer.push(*seq, &kill);
+            }
             bytes.extend(writer.finish(&header));
             records += seqs.len() as u64;
         }
