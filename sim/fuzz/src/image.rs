@@ -73,6 +73,8 @@ impl Image {
         world.store.compact(world.now, &mut fx);
         world.effects.extend(fx);
         world.settle();
+        // Another life, whose start removes what the rewriting left behind.
+        let mut world = world.restart();
         append(&mut world, 20, 9);
         let list = world.segments.list().expect("memory lists");
         let read = |segment| world.segments.read(segment).expect("memory reads");
@@ -125,6 +127,38 @@ impl Image {
         for event in now.values() {
             assert!(stored.contains(event), "{event:?} is lost, through {through}");
         }
+    }
+
+    /// How many records it held when it was whole.
+    pub fn records(&self) -> Seq {
+        self.history.len() as Seq
+    }
+
+    /// Whether a byte is lost or changed that `whole` has for a reason: not those of a header's
+    /// padding, and not what follows the last batch.
+    pub fn lacks_bytes_of(&self, whole: &Self) -> bool {
+        whole.segments.iter().any(|(segment, was)| {
+            let Some(bytes) = self.segments.get(segment) else { return true };
+            let parts = if generation_of(*segment) == 0 {
+                let (_, end) = last_batch(was);
+                [0..36, SEGMENT_HEADER_BYTES..end]
+            } else {
+                [0..was.len(), 0..0]
+            };
+            parts.into_iter().any(|part| bytes.get(part.clone()) != was.get(part))
+        })
+    }
+
+    /// Whether the header and the last batch of the last segment of `whole` are still where they
+    /// were: what is damaged before them was durable once, and no tear.
+    pub fn holds_the_end_of(&self, whole: &Self) -> bool {
+        let last = whole.segments.iter().rfind(|(segment, _)| generation_of(**segment) == 0);
+        let Some((segment, was)) = last else { return false };
+        let (from, end) = last_batch(was);
+        let is_there = |bytes: &Vec<u8>| {
+            bytes.get(..36) == was.get(..36) && bytes.get(from..end) == was.get(from..end)
+        };
+        self.segments.get(segment).is_some_and(is_there)
     }
 
     /// Damages it as the input says; returns whether anything may have changed that counts.
@@ -203,6 +237,16 @@ impl Image {
             repair(*segment, bytes);
         }
     }
+}
+
+/// Where the last batch of a segment, as the log wrote it, begins and ends.
+fn last_batch(bytes: &[u8]) -> (usize, usize) {
+    let (mut from, mut at) = (SEGMENT_HEADER_BYTES, SEGMENT_HEADER_BYTES);
+    while bytes.get(at..).is_some_and(|rest| rest.starts_with(b"\xb7TPB")) {
+        from = at;
+        at += BATCH_HEADER_BYTES + word(bytes, at + 4);
+    }
+    (from, at)
 }
 
 fn crc_into(bytes: &mut [u8], covered: usize) {

@@ -3,14 +3,16 @@
 //! start as well.
 
 use crate::bytes::Bytes;
+use crate::events;
 use crate::image;
-use crate::store_world::{SECRET, World, config};
-use store::Segments;
+use crate::store_world::{self, SECRET, World, config};
+use store::index::segments::SegmentRow;
 use store::mem::{MemIndex, MemSegments};
-use store::rewrite::format::{Footer, RewrittenBatch, RewrittenHeader, name_of};
+use store::record::{write_kill, write_put, write_vanish};
+use store::rewrite::format::{BatchWriter, Footer, RewrittenBatch, RewrittenHeader, name_of};
 use store::rewrite::reader::{Head, SegmentReader};
 use store::seam::SegmentEntry;
-use store::{OpenError, RecoveryError};
+use store::{Index, KillCause, OpenError, RecoveryError, Segments};
 
 /// Whether the reader takes it for whole.
 fn read(segment: u64, bytes: &[u8]) -> bool {
@@ -53,7 +55,55 @@ fn start(segment: u64, bytes: &[u8]) {
     }
 }
 
+/// Batches of records in an order that the input chooses, with checksums, footer and a row in the
+/// index that are all in order: a start takes exactly what the reader takes.
+fn built(bytes: &mut Bytes<'_>) {
+    let segment = name_of(1, 1);
+    let last_seq = 1 + bytes.below(24) as u64;
+    let header = RewrittenHeader { shard: 0, segment, last_seq, purged_through: 30, epoch: 1 };
+    let mut whole = header.encode();
+    let (mut batches, mut records) = (0, 0);
+    let (mut seq, mut first) = (0, 0);
+    for _ in 0..bytes.below(5) {
+        let mut writer = BatchWriter::default();
+        for _ in 0..=bytes.below(4) {
+            // Mostly upwards.
+            seq = if bytes.one_in(6) { bytes.below(26) as u64 } else { seq + 1 + bytes.below(3) as u64 };
+            // Within a batch sequences are counted from its first one.
+            first = if writer.count() == 0 { seq } else { first };
+            if seq < first {
+                break;
+            }
+            let mut record = Vec::new();
+            match bytes.byte() % 3 {
+                0 => write_kill(&mut record, 1 + bytes.below(40) as u64, KillCause::Deleted),
+                1 => drop(write_put(&mut record, 0, &events::plain(bytes, seq as usize))),
+                _ => write_vanish(&mut record, &store_world::author(1), bytes.u32()),
+            }
+            writer.push(seq, &record);
+            records += 1;
+        }
+        if writer.count() > 0 {
+            whole.extend(writer.finish(&header));
+            batches += 1;
+        }
+    }
+    let (length, crc) = (whole.len() as u32, crc32c::crc32c(&whole));
+    whole.extend(Footer { batches, records, bytes: length, crc }.encode());
+    let disk = MemSegments::default();
+    disk.create(segment, &whole).expect("memory writes");
+    let index = MemIndex::new(SECRET);
+    let row = SegmentRow { last_seq, ..SegmentRow::default() };
+    index.adopt(&[(segment, row)]).expect("memory writes");
+    let opened = World::try_open(config(), index, disk);
+    let error = opened.as_ref().err().map(ToString::to_string);
+    assert_eq!(opened.is_ok(), read(segment, &whole), "a start says {error:?}");
+}
+
 pub fn run(data: &[u8]) {
+    if data.first().is_some_and(|byte| byte % 2 == 1) {
+        return built(&mut Bytes(&data[1..]));
+    }
     let mut bytes = Bytes(data);
     let _ = Footer::decode(data);
     let _ = RewrittenHeader::decode(data);
