@@ -7,6 +7,7 @@ use crate::config::{CompressionConfig, ConnConfig};
 use crate::conn::{Conn, ConnCore, ConnEvent, Teardown};
 use crate::counters::CloseCause;
 use crate::proxy::Cidr;
+use crate::ws::utf8::Utf8Stream;
 use crate::ws::{
     Decoder, DecoderLimits, Deflater, Incoming, Inflater, InputBudget, Violation, WindowBits,
     Workspace,
@@ -154,6 +155,26 @@ pub fn inflate_limited(input: &[u8]) {
         assert_eq!(inflate(&parts.concat(), expected.len()), Ok(expected));
     }
     assert_eq!(inflate(bytes, message_bytes_max), hostile, "messages depend on each other");
+}
+
+/// Fuzz target `utf8`: any bytes as text that comes in pieces. It is text exactly where the whole
+/// is, and is refused with the first byte after which nothing can make it text.
+pub fn utf8(input: &[u8]) {
+    let (bytes, pieces) = pieces(input);
+    let begins_text = |bytes: &[u8]| match std::str::from_utf8(bytes) {
+        Ok(_) => true,
+        Err(error) => error.error_len().is_none(),
+    };
+    let (mut stream, mut seen) = (Utf8Stream::default(), 0);
+    for piece in pieces {
+        seen += piece.len();
+        let is_fed = stream.feed(piece).is_ok();
+        assert_eq!(is_fed, begins_text(&bytes[..seen]), "{:x?}", &bytes[..seen]);
+        if !is_fed {
+            return;
+        }
+        assert_eq!(stream.is_complete(), std::str::from_utf8(&bytes[..seen]).is_ok());
+    }
 }
 
 /// Runs a connection over `pieces`, first from `peer`, and says what was observed.

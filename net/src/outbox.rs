@@ -314,9 +314,10 @@ mod tests {
                         expected.extend(body);
                     }
                     Step::Take => {
-                        let chunk = outbox.take();
-                        output.extend(chunk.iter().flatten());
-                        flying.extend(chunk);
+                        if let Some(chunk) = outbox.take() {
+                            output.extend_from_slice(&chunk);
+                            flying.push_back(chunk);
+                        }
                     }
                     Step::Sent => {
                         if let Some(chunk) = flying.pop_front() {

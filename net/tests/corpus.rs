@@ -9,9 +9,26 @@ fn replay(target: &str, seeds_min: usize, run: fn(&[u8])) {
 }
 
 #[test]
-fn every_seed_keeps_its_promise() {
-    replay("inflate_limited", 11, net::fuzzing::inflate_limited);
+fn ws_frames() {
     replay("ws_frames", 10, net::fuzzing::ws_frames);
+}
+
+#[test]
+fn utf8() {
+    replay("utf8", 20, net::fuzzing::utf8);
+}
+
+#[test]
+fn ws_conn() {
     replay("ws_conn", 10, net::fuzzing::ws_conn);
+}
+
+#[test]
+fn http_request() {
     replay("http_request", 5, net::fuzzing::http_request);
+}
+
+#[test]
+fn inflate_limited() {
+    replay("inflate_limited", 11, net::fuzzing::inflate_limited);
 }

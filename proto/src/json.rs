@@ -147,7 +147,9 @@ mod tests {
 
     #[test]
     fn every_character_is_written_canonically_and_read_back() {
-        for character in (0..=0x2_00ff).filter_map(char::from_u32) {
+        let step = if cfg!(miri) { 311 } else { 1 };
+        let characters = (0..0x80).chain((0x80..=0x2_00ff).step_by(step));
+        for character in characters.filter_map(char::from_u32) {
             let text = format!("a{character}b");
             let mut json = Vec::new();
             write_string(text.as_bytes(), &mut json);

@@ -12,6 +12,8 @@
 
 pub mod event;
 pub mod filter;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hash;
 pub mod id;
 pub mod json;

@@ -5,7 +5,7 @@
 mod blame;
 mod event;
 mod filter;
-mod lexer;
+pub(crate) mod lexer;
 mod message;
 
 use crate::limits::Limits;

@@ -36,8 +36,12 @@ fn every_vector_is_judged_as_the_bip_says_with_a_cold_a_warm_and_a_full_cache() 
 #[test]
 fn a_batch_gives_one_verdict_per_item_in_order() {
     let (items, expected): (Vec<_>, Vec<_>) = vectors().into_iter().unzip();
-    let mut verifier = Secp256k1Verifier::new(SeededState::new(Secret([3; 16])), 8);
-    let mut verdicts = vec![true];
-    verifier.verify_batch(&items, &mut verdicts);
-    assert_eq!(verdicts[1..], expected);
+    for keys_max in [0, 1, 8, 1000] {
+        let mut verifier = Secp256k1Verifier::new(SeededState::new(Secret([3; 16])), keys_max);
+        for _ in 0..2 {
+            let mut verdicts = vec![true];
+            verifier.verify_batch(&items, &mut verdicts);
+            assert_eq!(verdicts[1..], expected, "{keys_max} keys");
+        }
+    }
 }

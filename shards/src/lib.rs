@@ -23,5 +23,8 @@ pub mod route;
 pub mod shard;
 pub mod subindex;
 
+#[doc(hidden)]
+pub use home::fuzzing;
+
 pub use home::{Home, HomeConfig, HomeEffects, HomeInput, NegConfig, Reply};
 pub use shard::{Shard, ShardConfig, ShardEffects, ShardInput};

@@ -151,3 +151,136 @@ impl LiveRing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use proto::{EventId, EventParts, PublicKey, Signature};
+
+    const CORES: usize = 3;
+
+    fn event(number: u64) -> Event {
+        let mut id = EventId([0; 32]);
+        id.0[..8].copy_from_slice(&number.to_be_bytes());
+        let parts = EventParts {
+            id,
+            pubkey: PublicKey([1; 32]),
+            sig: Signature([0; 64]),
+            created_at: 7,
+            kind: 1,
+            tags_json: b"[]",
+            content_json: b"\"\"",
+        };
+        parts.pack()
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push,
+        Forget(u64),
+        Install(usize),
+        Remove(usize),
+        Grant(usize, u32),
+        Pump,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => Just(Step::Push),
+            1 => (0..60u64).prop_map(Step::Forget),
+            2 => (0..CORES).prop_map(Step::Install),
+            1 => (0..CORES).prop_map(Step::Remove),
+            1 => (0..CORES, 0..9u32).prop_map(|(core, events)| Step::Grant(core, events)),
+            4 => Just(Step::Pump),
+        ]
+    }
+
+    /// What a core knows: from which index on it listens, what it gets next, what it may get.
+    #[derive(Clone, Copy, Default)]
+    struct Core {
+        subscriptions: u32,
+        next: LiveIndex,
+        credit: u64,
+    }
+
+    proptest! {
+        #[test]
+        fn a_core_gets_every_index_once_in_order_within_its_credit_or_is_told_that_it_fell_behind(
+            steps in prop::collection::vec(step(), 0..200),
+        ) {
+            // Room for about eight events, so that slow cores fall off.
+            let bytes_max = event(0).packed().len() * 8;
+            let mut ring = LiveRing::new(CORES, bytes_max);
+            let mut pushed: Vec<Option<Event>> = Vec::new();
+            let credit = u64::from(LIVE_CREDIT);
+            let mut cores = [Core { credit, ..Core::default() }; CORES];
+            for step in steps {
+                match step {
+                    Step::Push => {
+                        let next = event(pushed.len() as u64);
+                        ring.push(next.clone());
+                        pushed.push(Some(next));
+                    }
+                    Step::Forget(number) => {
+                        let unwanted = event(number);
+                        ring.forget(|event| *event == unwanted);
+                        if let Some(place) = pushed.get_mut(number as usize) {
+                            *place = None;
+                        }
+                    }
+                    Step::Install(at) => {
+                        let (from, next) = ring.install(at);
+                        prop_assert_eq!(from, pushed.len() as u64);
+                        if cores[at].subscriptions == 0 {
+                            cores[at].next = from;
+                        }
+                        // The ring passes over what was forgotten without a word.
+                        let skipped = &pushed[cores[at].next as usize..next as usize];
+                        prop_assert!(skipped.iter().all(Option::is_none), "{} is skipped", next);
+                        cores[at].next = next;
+                        cores[at].subscriptions += 1;
+                    }
+                    Step::Remove(at) => {
+                        ring.remove(at, 1);
+                        cores[at].subscriptions = cores[at].subscriptions.saturating_sub(1);
+                    }
+                    Step::Grant(at, events) => {
+                        ring.grant(at, events);
+                        cores[at].credit = (cores[at].credit + u64::from(events)).min(credit);
+                    }
+                    Step::Pump => {
+                        let mut wrong = None;
+                        ring.pump(|at, message| match message {
+                            ToHome::Live { first, events } => {
+                                let core = &mut cores[at];
+                                // What was forgotten on the way is passed over.
+                                let skipped = pushed[core.next as usize..first as usize].iter();
+                                let is_skip_right = skipped.into_iter().all(Option::is_none);
+                                let sent = &pushed[first as usize..][..events.len()];
+                                let is_right = sent.iter().flatten().eq(events.iter());
+                                core.credit -= events.len() as u64;
+                                core.next = first + events.len() as u64;
+                                if !is_skip_right || !is_right || core.subscriptions == 0 {
+                                    wrong = Some((at, first));
+                                }
+                            }
+                            ToHome::FellBehind { resume_at } => cores[at].next = resume_at,
+                            other => panic!("{other:?}"),
+                        });
+                        prop_assert_eq!(wrong, None);
+                        for (at, core) in cores.iter_mut().enumerate() {
+                            let left = pushed[core.next as usize..].iter().flatten().count();
+                            let is_told = core.subscriptions == 0 || core.credit == 0 || left == 0;
+                            prop_assert!(is_told, "core {} waits for {} events", at, left);
+                        }
+                    }
+                }
+                prop_assert_eq!(ring.head(), pushed.len() as u64);
+                prop_assert!(ring.bytes() <= bytes_max);
+                let subscriptions: u32 = cores.iter().map(|core| core.subscriptions).sum();
+                prop_assert_eq!(ring.interest(), u64::from(subscriptions));
+            }
+        }
+    }
+}

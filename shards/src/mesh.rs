@@ -167,7 +167,8 @@ mod tests {
         let mut receiver = ports.pop().expect("two ports");
         let mut sender = ports.pop().expect("two ports");
         assert!(receiver.park());
-        let total = 1_500_000;
+        // More than a ring holds; under Miri the order and the wakes are what is looked at.
+        let total = if cfg!(miri) { 3_000 } else { 1_500_000 };
         let mut wakes = 0;
         let mut seen = 0;
         for n in 0..total {
@@ -196,7 +197,7 @@ mod tests {
         let mut ports = mesh(2);
         let mut receiver = ports.pop().expect("two ports");
         let mut sender = ports.pop().expect("two ports");
-        let total = 200_000;
+        let total = if cfg!(miri) { 2_000 } else { 200_000 };
         let (wake, woken) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
             scope.spawn(move || {

@@ -14,6 +14,8 @@
 )]
 
 use crate::effect::{Seq, WorldError};
+use crate::key::SEQ_MAX;
+use crate::rewrite::format::first_seq_of;
 use crate::seam::{SegmentEntry, Segments};
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
@@ -31,6 +33,14 @@ const READ_FILES_MAX: usize = 16;
 const EXTENSION: &str = "seg";
 /// Folder beside the segments for damaged ones that were copied aside.
 const QUARANTINE: &str = "quarantine";
+
+/// The segment whose file has this name, spelt as the store spells it; `None` for what cannot be
+/// one, since sequences begin at 1.
+fn segment_named(name: &str) -> Option<Seq> {
+    let segment = Seq::from_str_radix(name, 16).ok()?;
+    let is_possible = (1..=SEQ_MAX).contains(&first_seq_of(segment));
+    (is_possible && name == format!("{segment:016x}")).then_some(segment)
+}
 
 /// Makes the data of a file durable.
 ///
@@ -347,8 +357,8 @@ impl Segments for FileSegments {
                     continue;
                 }
                 let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-                let segment = Seq::from_str_radix(name, 16)
-                    .map_err(|_| io::Error::other(format!("{} is no segment", path.display())))?;
+                let segment = segment_named(name)
+                    .ok_or_else(|| io::Error::other(format!("{} is no segment", path.display())))?;
                 entries.push(SegmentEntry { segment, bytes: entry.metadata()?.len() });
             }
             entries.sort_unstable();

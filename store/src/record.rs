@@ -22,6 +22,7 @@
 //! Sequences are not written per record: the batch names its first one and they are contiguous.
 
 use crate::effect::{Loc, Seq};
+use crate::key::SEQ_MAX;
 use proto::nip::nip01::Slot;
 use proto::{Event, EventId, EventRef, PublicKey};
 use std::ops::Range;
@@ -322,6 +323,10 @@ impl<'a> Batch<'a> {
 
     /// The records and where each of them lies in the batch; `None` as in [`Batch::records`].
     pub fn spans(&self) -> Option<Vec<(Record<'a>, Range<usize>)>> {
+        let end = self.first_seq.checked_add(u64::from(self.count))?;
+        if self.first_seq == 0 || end > SEQ_MAX + 1 {
+            return None;
+        }
         let mut read = Reader { bytes: self.bytes, at: BATCH_HEADER_BYTES };
         let mut records = Vec::with_capacity(self.count.min(65_536) as usize);
         while read.at < self.bytes.len() {
@@ -366,7 +371,8 @@ pub(crate) fn read_record<'a>(read: &mut Reader<'a>) -> Option<Record<'a>> {
         }
         TAG_KILL => {
             let why = KillCause::from_code(read.take(1)?[0])?;
-            Some(Record::Kill { victim: read.u64()?, why })
+            let victim = read.u64().filter(|victim| *victim <= SEQ_MAX)?;
+            Some(Record::Kill { victim, why })
         }
         TAG_MARK_ID => {
             let id = EventId(read.array()?);

@@ -316,7 +316,10 @@ impl Recovery {
         while let Some(batch) = bytes.get(at..).and_then(|rest| RewrittenBatch::read(rest, &header))
         {
             let wrong = RecoveryError::Records { segment, offset: at as u32 };
-            for (seq, record, _) in batch.spans().ok_or(wrong)? {
+            for (seq, record, _) in batch.spans().ok_or_else(|| wrong.clone())? {
+                if !(next..=header.last_seq).contains(&seq) {
+                    return Err(wrong);
+                }
                 if seq >= self.generation.first_seq() {
                     self.generation.skip(seq - 1);
                     self.apply(seq, record, segment, at);

@@ -104,6 +104,22 @@ proptest! {
     }
 
     #[test]
+    fn batches_of_impossible_sequences_make_no_sense(above in 0..u64::MAX - SEQ_MAX, count in 1..5u32) {
+        let batch_of = |first_seq: u64, victim: u64| {
+            let mut bytes = Vec::new();
+            begin_batch(&mut bytes);
+            (0..count).for_each(|_| write_kill(&mut bytes, victim, KillCause::Deleted));
+            finish_batch(&mut bytes, 7, 3, first_seq, count);
+            bytes
+        };
+        let is_sense = |bytes: &[u8]| Batch::read(bytes, 7, 3).unwrap().records().is_some();
+        prop_assert!(is_sense(&batch_of(SEQ_MAX + 1 - u64::from(count), SEQ_MAX)));
+        prop_assert!(!is_sense(&batch_of(SEQ_MAX + 2 - u64::from(count) + above, 1)));
+        prop_assert!(!is_sense(&batch_of(0, 1)));
+        prop_assert!(!is_sense(&batch_of(1, SEQ_MAX + 1 + above)), "no such victim");
+    }
+
+    #[test]
     fn segment_headers_read_back(shard in any::<u16>(), first_seq in any::<u64>(), epoch in any::<u64>(), at in 0..36usize) {
         let header = SegmentHeader { shard, first_seq, epoch };
         let mut bytes = header.encode();

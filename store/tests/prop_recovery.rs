@@ -298,3 +298,64 @@ fn the_index_can_be_rebuilt_from_the_log_alone_in_several_generations() {
     assert_eq!(rebuilt.query(&Filter::default(), 50), expected);
     assert_eq!(expected.len(), alive.len());
 }
+
+#[test]
+fn a_rewritten_segment_whose_batches_are_out_of_order_or_range_is_refused() {
+    use store::record::write_kill;
+    use store::rewrite::format::{BatchWriter, Footer, RewrittenHeader, name_of};
+    let segment = name_of(1, 1);
+    let header = RewrittenHeader { shard: 0, segment, last_seq: 9, purged_through: 9, epoch: 1 };
+    let open = |batches: &[&[Seq]]| {
+        let mut bytes = header.encode();
+        let mut records = 0;
+        for seqs in batches {
+            let mut writer = BatchWriter::default();
+            let mut kill = Vec::new();
+            write_kill(&mut kill, 1, KillCause::Deleted);
+            for seq in *seqs {
+                writer.push(*seq, &kill);
+            }
+            bytes.extend(writer.finish(&header));
+            records += seqs.len() as u64;
+        }
+        let (length, crc) = (bytes.len() as u32, crc32c::crc32c(&bytes));
+        let count = batches.len() as u32;
+        bytes.extend(Footer { batches: count, records, bytes: length, crc }.encode());
+        let disk = MemSegments::default();
+        disk.create(segment, &bytes).unwrap();
+        let index = MemIndex::new(common::SECRET);
+        // The index believes in it, so that nothing but recovery looks at its bytes.
+        let row = store::index::segments::SegmentRow { last_seq: 9, ..Default::default() };
+        index.adopt(&[(segment, row)]).unwrap();
+        World::try_open(config(), index, disk).map(|world| world.store.durable())
+    };
+    assert_eq!(open(&[&[2, 5], &[7, 9]]).unwrap(), 9);
+    for batches in [&[&[5, 6][..], &[4, 7]][..], &[&[5], &[5]], &[&[8, 10]]] {
+        let error = open(batches).unwrap_err();
+        let is_named = matches!(error, OpenError::Recovery(RecoveryError::Records { .. }));
+        assert!(is_named, "{batches:?}: {error}");
+    }
+}
+
+#[test]
+fn a_last_batch_of_nonsense_is_refused_and_can_be_given_up() {
+    use store::record::{begin_batch, finish_batch, write_kill};
+    let (segments, horizons) = some_log(1 << 20);
+    let segment = segments.list().unwrap()[0].segment;
+    let durable = *horizons.last().unwrap();
+    let end = segments.read(segment).unwrap().len() as u32;
+    let mut batch = Vec::new();
+    begin_batch(&mut batch);
+    write_kill(&mut batch, 1, KillCause::Deleted);
+    finish_batch(&mut batch, segment, 1, durable + 1, 2);
+    segments.write(segment, end, &batch).unwrap();
+    let error = reopen(copy(&segments)).err().unwrap();
+    let OpenError::Recovery(error) = error else { panic!("{error}") };
+    assert_eq!(error, RecoveryError::Records { segment, offset: end });
+    assert!(store::scrub::is_curable(&error));
+    let index = MemIndex::new(common::SECRET);
+    let loss = store::scrub::accept_loss(&config(), &index, &segments).unwrap();
+    assert_eq!(loss.quarantined, [segment]);
+    let world = World::open(config(), index, segments);
+    assert_eq!(world.store.durable(), durable, "all that made sense is there");
+}

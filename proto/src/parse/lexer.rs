@@ -11,7 +11,7 @@ const _: () = assert!(JSON_DEPTH_MAX <= 64);
 
 /// How a string is spelt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Spelling {
+pub(crate) enum Spelling {
     /// No escape at all.
     Plain,
     /// Only the escapes of the canonical form.
@@ -22,14 +22,14 @@ pub(super) enum Spelling {
 
 /// A string token: what stands between its quotes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Text<'a> {
-    pub(super) inside: &'a [u8],
-    pub(super) spelling: Spelling,
+pub(crate) struct Text<'a> {
+    pub(crate) inside: &'a [u8],
+    pub(crate) spelling: Spelling,
 }
 
 impl<'a> Text<'a> {
     /// The string itself, escapes removed.
-    pub(super) fn decoded(self) -> Cow<'a, [u8]> {
+    pub(crate) fn decoded(self) -> Cow<'a, [u8]> {
         match self.spelling {
             Spelling::Plain => Cow::Borrowed(self.inside),
             Spelling::Canonical => crate::json::unescape(self.inside),
@@ -44,7 +44,7 @@ impl<'a> Text<'a> {
 
 /// Reads tokens from left to right; `at` never passes the end.
 #[derive(Clone, Debug)]
-pub(super) struct Lexer<'a> {
+pub(crate) struct Lexer<'a> {
     text: &'a [u8],
     at: usize,
     /// Brackets open around the place where `at` is, as far as the caller has entered them.
@@ -52,7 +52,7 @@ pub(super) struct Lexer<'a> {
 }
 
 impl<'a> Lexer<'a> {
-    pub(super) fn new(text: &'a [u8]) -> Self {
+    pub(crate) fn new(text: &'a [u8]) -> Self {
         Self { text, at: 0, depth: 0 }
     }
 
@@ -117,7 +117,7 @@ impl<'a> Lexer<'a> {
     }
 
     /// Only white space may be left.
-    pub(super) fn end(&mut self) -> Result<(), Reason> {
+    pub(crate) fn end(&mut self) -> Result<(), Reason> {
         if self.peek().is_none() { Ok(()) } else { Err(Reason::BadJson) }
     }
 
@@ -132,7 +132,7 @@ impl<'a> Lexer<'a> {
 
     /// A string token.
     #[inline]
-    pub(super) fn string(&mut self) -> Result<Text<'a>, Reason> {
+    pub(crate) fn string(&mut self) -> Result<Text<'a>, Reason> {
         self.demand(b'"')?;
         let start = self.at;
         let end = find_special(self.text, start).ok_or(Reason::BadJson)?;
@@ -169,7 +169,7 @@ impl<'a> Lexer<'a> {
     /// A plain non-negative integer: no sign, no leading zero, no fraction, no exponent. `None`
     /// leaves the token unread.
     #[inline]
-    pub(super) fn integer(&mut self) -> Option<u64> {
+    pub(crate) fn integer(&mut self) -> Option<u64> {
         self.skip_space();
         let mut at = self.at;
         let mut value = 0u64;
@@ -191,7 +191,7 @@ impl<'a> Lexer<'a> {
     }
 
     /// Passes one value of any kind, without recursion.
-    pub(super) fn skip_value(&mut self) -> Result<(), Reason> {
+    pub(crate) fn skip_value(&mut self) -> Result<(), Reason> {
         let outside = self.depth;
         let mut depth = outside;
         // Bit 0 is the innermost open bracket; 1 stands for an object.

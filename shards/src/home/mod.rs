@@ -11,6 +11,8 @@
 
 mod credit;
 mod door;
+#[doc(hidden)]
+pub mod fuzzing;
 mod merge;
 mod neg;
 mod publish;

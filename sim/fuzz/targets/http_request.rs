@@ -1,4 +1,5 @@
 //! Request heads, PROXY headers included: no panic, and the same answer at any cuts.
-#![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| net::fuzzing::http_request(data));
+pub fn run(data: &[u8]) {
+    net::fuzzing::http_request(data);
+}

@@ -1,11 +1,10 @@
 //! Client messages: our parser against serde_json.
-#![no_main]
 
-use fuzz::oracle::message::check_message;
-use fuzz::oracle::small_limits;
+use crate::oracle::message::check_message;
+use crate::oracle::small_limits;
 use proto::Limits;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+pub fn run(data: &[u8]) {
     check_message(data, &Limits::default()).ok();
     check_message(data, &small_limits()).ok();
-});
+}

@@ -1,8 +1,7 @@
 //! Two sets drawn from the input: a reconciliation ends with exactly their differences.
-#![no_main]
 
-use fuzz::oracle::negentropy::check_two_ends;
+use crate::oracle::negentropy::check_two_ends;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+pub fn run(data: &[u8]) {
     check_two_ends(data);
-});
+}

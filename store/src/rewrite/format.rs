@@ -18,7 +18,7 @@
 //! up to `purged_through` have been applied to its events: what they killed is not in it.
 
 use crate::effect::Seq;
-use crate::key::{FIRST_SEQ_MASK, GENERATION_SHIFT};
+use crate::key::{FIRST_SEQ_MASK, GENERATION_SHIFT, SEQ_MAX};
 use crate::record::{
     BATCH_HEADER_BYTES, HeaderError, Reader, Record, SEGMENT_HEADER_BYTES, SEGMENT_MAGIC,
     batch_crc, read_record,
@@ -121,7 +121,10 @@ impl RewrittenHeader {
             && bytes.len() >= SEGMENT_HEADER_BYTES
             && generation_of(segment) > 0
             && first_seq_of(segment) > 0
-            && last_seq >= first_seq_of(segment);
+            && last_seq >= first_seq_of(segment)
+            && last_seq.max(purged_through) <= SEQ_MAX
+            // Whoever starts after this life needs a number for its own.
+            && epoch < u64::MAX;
         let header = Self { shard, segment, last_seq, purged_through, epoch };
         Some((version, is_whole.then_some(header)))
     }
@@ -207,7 +210,10 @@ impl<'a> RewrittenBatch<'a> {
         let mut read = Reader { bytes: self.bytes, at: BATCH_HEADER_BYTES };
         let mut records: Vec<Spanned<'a>> = Vec::with_capacity(self.count.min(65_536) as usize);
         while read.at < self.bytes.len() {
-            let seq = self.first_seq + Seq::from(read.u32()?);
+            let seq = self.first_seq.checked_add(Seq::from(read.u32()?))?;
+            if seq == 0 || seq > SEQ_MAX {
+                return None;
+            }
             if records.last().is_some_and(|(last, ..)| *last >= seq) {
                 return None;
             }
@@ -307,6 +313,26 @@ mod tests {
             assert!(RewrittenHeader::decode(&bytes).is_err(), "the flip at {at} went unnoticed");
         }
         assert!(RewrittenHeader::decode(&bytes[..63]).is_err());
+    }
+
+    #[test]
+    fn what_no_log_can_hold_is_refused_though_its_checksum_is_true() {
+        let far = RewrittenHeader { last_seq: SEQ_MAX + 1, ..HEADER };
+        let purged = RewrittenHeader { purged_through: Seq::MAX, ..HEADER };
+        let last_life = RewrittenHeader { epoch: u64::MAX, ..HEADER };
+        for header in [far, purged, last_life] {
+            assert_eq!(RewrittenHeader::decode(&header.encode()), Err(HeaderError::Damaged));
+        }
+        for first_seq in [SEQ_MAX, Seq::MAX - 1] {
+            let mut writer = BatchWriter::default();
+            let mut kill = Vec::new();
+            write_kill(&mut kill, 2, KillCause::Deleted);
+            writer.push(first_seq, &kill);
+            writer.push(first_seq + 1, &kill);
+            let bytes = writer.finish(&HEADER);
+            let batch = RewrittenBatch::read(&bytes, &HEADER).unwrap();
+            assert!(batch.spans().is_none(), "{first_seq}");
+        }
     }
 
     #[test]

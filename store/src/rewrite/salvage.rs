@@ -71,7 +71,12 @@ impl<'b> Wreck<'b> {
             (at, next) = (found + length, last + 1);
         }
         let end = match head {
-            Head::Written(_) => self.last_seq,
+            Head::Written(header) => {
+                // What is left has a true checksum and no records that make sense: no tear.
+                let (segment, epoch) = (header.first_seq, header.epoch);
+                salvaged.is_torn |= find_batch(self.bytes, at, segment, epoch, next - 1).is_some();
+                self.last_seq
+            }
             // Without its end nobody can say that nothing is missing at it.
             Head::Rewritten(_) if self.has_footer(at) => 0,
             Head::Rewritten(header) => {
@@ -108,15 +113,22 @@ impl<'b> Wreck<'b> {
         match head {
             Head::Written(header) => {
                 let (segment, epoch) = (header.first_seq, header.epoch);
-                let (found, batch) = find_batch(self.bytes, at, segment, epoch, next - 1)?;
-                batch.spans()?;
-                Some((found, batch.first_seq, batch.last_seq(), batch.bytes.len()))
+                let mut from = at;
+                loop {
+                    let (found, batch) = find_batch(self.bytes, from, segment, epoch, next - 1)?;
+                    if batch.spans().is_some() {
+                        let last_seq = batch.last_seq();
+                        return Some((found, batch.first_seq, last_seq, batch.bytes.len()));
+                    }
+                    from = found + 1;
+                }
             }
             Head::Rewritten(header) => (at..self.bytes.len()).find_map(|found| {
                 let batch = RewrittenBatch::read(&self.bytes[found..], header)?;
                 let records = batch.spans()?;
                 let (first, last) = (records.first()?.0, records.last()?.0);
-                (first >= next).then_some((found, first, last, batch.bytes.len()))
+                let is_next = first >= next && last <= header.last_seq;
+                is_next.then_some((found, first, last, batch.bytes.len()))
             }),
         }
     }

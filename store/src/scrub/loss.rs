@@ -163,10 +163,18 @@ impl Ground {
             let lost = salvaged.lost.into_iter().filter(|lost| !is_readable || !is_tear(lost));
             let lost: Vec<Lost> = lost.collect();
             // Of a segment that says nothing any more, a record at least is gone.
-            let least = if is_readable { last_seq } else { last_seq.max(one.first_seq) };
+            let says_nothing = !is_readable || salvaged.is_torn && salvaged.batches.is_empty();
+            let least = if says_nothing { last_seq.max(one.first_seq) } else { last_seq };
             next = one.last_seq.unwrap_or(least) + 1;
-            if !lost.is_empty() || salvaged.is_torn {
-                let (first_seq, last_seq) = (one.first_seq, next - 1);
+            let (first_seq, last_seq) = (one.first_seq, next - 1);
+            // A batch that names sequences of other segments is none, whatever its checksum says.
+            let is_torn = salvaged.is_torn || lost.iter().any(|lost| lost.to > last_seq);
+            let lost: Vec<Lost> = lost
+                .into_iter()
+                .filter(|lost| lost.from <= last_seq)
+                .map(|lost| Lost { to: lost.to.min(last_seq), ..lost })
+                .collect();
+            if !lost.is_empty() || is_torn {
                 let purged_through = self.purged_through(one.segment);
                 let (placed, epochs) = (Some(*one), (before, epoch));
                 repairs.push(Repair { placed, first_seq, last_seq, purged_through, epochs, lost });
@@ -339,6 +347,9 @@ impl Repair {
         for offset in &salvaged.batches {
             let Some((bytes, records)) = wreck.batch(head, *offset) else { continue };
             for (seq, record, span) in records {
+                if !(self.first_seq..=self.last_seq).contains(&seq) {
+                    continue;
+                }
                 let is_placed = match &record {
                     Record::Put { event, .. } if seq <= applied => {
                         let claimed = places.get(&seq).map(|row| row.position.id);
