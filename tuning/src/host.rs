@@ -100,7 +100,7 @@ pub enum Node {
         mode: u32,
         /// User and group; `None` for whoever makes it.
         ids: Option<(u32, u32)>,
-        /// When it was last changed, in seconds and nanoseconds since 1970; `None` for now.
+        /// When it was last changed, in seconds and nanoseconds since 1970; `None` for the present.
         modified: Option<(u64, u32)>,
     },
     /// A symbolic link.
