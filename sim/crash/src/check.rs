@@ -11,12 +11,15 @@ use bench::rng::Rng;
 use bench::{Draft, Signer};
 use proto::{Event, EventId, Filter, Now, Placement, Secret, SeededMap, SeededState, TagFilter};
 use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use store::file::directory::DataDirectory;
+use store::record::{body_from, body_range};
 use store::replace::Arrival;
 use store::scrub::Scrub;
-use store::{Bodies, ScanRequest, Store};
+use store::{Loc, ScanRequest, Segments, Seq, Store};
 
 /// Rows of one page; small enough that pages follow each other.
 const ROWS_MAX: u32 = 64;
@@ -74,6 +77,8 @@ pub struct Depth {
     pub draw: u64,
     /// Whether the store is written to, closed and opened once more.
     pub goes_on: bool,
+    /// Whether log and index are scrubbed.
+    pub scrubs: bool,
 }
 
 /// What was found where every promise was kept.
@@ -94,6 +99,8 @@ pub struct Checker {
     plan: Plan,
     states: States,
     by_id: SeededMap<EventId, usize>,
+    /// Bytes of bodies, with their checksums, that have been parsed and found right.
+    bodies: RefCell<BTreeMap<usize, Vec<u8>>>,
     /// Handed in to a store that is to go on.
     beacon: Event,
 }
@@ -109,7 +116,7 @@ impl Checker {
         }
         let beacon = Draft::new(1, crate::plan::BEGIN_S as u32).content("beacon");
         let beacon = Signer::from_seed(seed ^ 0xbeac_0000_0000_0000).sign(&beacon);
-        Self { seed, plan, states, by_id, beacon }
+        Self { seed, plan, states, by_id, bodies: RefCell::default(), beacon }
     }
 
     /// Compares what the store decided about entries from `first` on with the oracle.
@@ -140,7 +147,7 @@ impl Checker {
             Err(error) => return violated(Broken::Unopenable, format!("{error:#}")),
         };
         let mut rng = Rng::new(depth.draw);
-        let entries = self.judge(&mut shards, known, now, &mut rng)?;
+        let entries = self.judge(&mut shards, known, now, depth.scrubs, &mut rng)?;
         let is_beyond = |(number, entries): (u16, &usize)| *entries > known.acked_by(number);
         let found = Found {
             is_unmade,
@@ -159,6 +166,7 @@ impl Checker {
         shards: &mut Shards,
         known: &Known,
         now: Now,
+        scrubs: bool,
         rng: &mut Rng,
     ) -> Result<Vec<usize>, Violation> {
         let placement = shards.placement.clone();
@@ -170,7 +178,9 @@ impl Checker {
             let entries = self.identify(&served, known, number, now, place)?;
             self.probe_filter(shard, entries, now, place, rng)?;
             self.probe_decision(shard, entries, now, place, &placement, rng)?;
-            scrub(shard, number, &placement)?;
+            if scrubs {
+                scrub(shard, number, &placement)?;
+            }
             held.push(entries);
         }
         Ok(held)
@@ -229,18 +239,15 @@ impl Checker {
             let request = ScanRequest { streams: Arc::clone(&streams), after, rows_max: ROWS_MAX };
             let (rows, complete_to) = shard.page(request, now).map_err(unreadable)?;
             for row in rows {
-                let body = shard.segments.body(&row.loc);
-                let body = body.map_err(|error| Violation::new(Broken::Corrupt, error))?;
-                let Some(event) = body else {
-                    return violated(Broken::Corrupt, format!("record {} has no body", row.seq));
-                };
-                if row.event.is_some_and(|hot| hot != event) {
-                    return violated(Broken::Corrupt, "memory and disk differ");
+                let at = self.name(&row.position.id)?;
+                let event = self.plan.events.get(at).unwrap_or(&self.beacon);
+                if row.event.is_some_and(|hot| hot != *event) {
+                    return violated(Broken::Corrupt, format!("event {at} is another in memory"));
                 }
-                if !filter.matches(&event.view()) || shard.store.hides(row.seq, &event.view()) {
-                    continue;
+                self.check_body(shard, row.seq, &row.loc, at)?;
+                if filter.matches(&event.view()) && !shard.store.hides(row.seq, &event.view()) {
+                    found.push(at);
                 }
-                found.push(self.name(&event)?);
             }
             match complete_to {
                 None => return Ok(found),
@@ -250,19 +257,35 @@ impl Checker {
         }
     }
 
-    /// The event's place in the plan.
-    fn name(&self, event: &Event) -> Result<usize, Violation> {
-        let id = event.view().id();
-        if *event == self.beacon {
+    /// What stands at a place must be the event that was handed in, under its checksum.
+    fn check_body(&self, shard: &Shard, seq: Seq, loc: &Loc, at: usize) -> Result<(), Violation> {
+        let (offset, length) = body_range(loc);
+        let bytes = shard.segments.read_at(loc.segment, offset, length);
+        let bytes = bytes.map_err(|error| Violation::new(Broken::Corrupt, error))?;
+        let event = self.plan.events.get(at).unwrap_or(&self.beacon);
+        let mut bodies = self.bodies.borrow_mut();
+        // Parsing is dear, and the bytes of an event are always the same.
+        if bodies.get(&at).is_some_and(|known| *known == bytes) {
+            return Ok(());
+        }
+        let found = body_from(&bytes, loc);
+        if found.as_ref() != Some(event) {
+            let detail = format!("record {seq} (event {at}) has the body {found:?}");
+            return violated(Broken::Corrupt, detail);
+        }
+        bodies.insert(at, bytes);
+        Ok(())
+    }
+
+    /// An event's place in the plan.
+    fn name(&self, id: &EventId) -> Result<usize, Violation> {
+        if *id == self.beacon.view().id() {
             return Ok(BEACON);
         }
-        let Some(at) = self.by_id.get(&id).copied() else {
-            return violated(Broken::Served, format!("{id} was never handed in"));
-        };
-        if self.plan.events[at] != *event {
-            return violated(Broken::Corrupt, format!("event {at} ({id}) has other bytes"));
+        match self.by_id.get(id) {
+            Some(at) => Ok(*at),
+            None => violated(Broken::Served, format!("{id} was never handed in")),
         }
-        Ok(at)
     }
 
     /// A way in other than by time.

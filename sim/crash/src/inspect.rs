@@ -49,7 +49,9 @@ fn judge(checker: &Checker, folder: &Path) -> anyhow::Result<Option<Violation>> 
         }
     }
     let draw = known.sent as u64;
-    Ok(checker.check(&folder.join("root"), &known, Depth { draw, goes_on: true }).err())
+    Ok(checker
+        .check(&folder.join("root"), &known, Depth { draw, goes_on: true, scrubs: true })
+        .err())
 }
 
 /// A process that judges, begun again when it is killed.

@@ -5,7 +5,7 @@
 //! it breaks a promise, `= <counts>` at the end of a range.
 
 use super::case::Case;
-use super::disk::{Disk, Lie, Survival};
+use super::disk::{Disk, Image, Lie, Survival};
 use super::effect::Action;
 use super::scratch::Scratch;
 use crate::check::{Checker, Depth, Violation};
@@ -13,7 +13,7 @@ use crate::marks::Known;
 use anyhow::Context;
 use bench::rng::{Rng, splitmix64};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
 
@@ -96,12 +96,41 @@ fn survival(variant: u32) -> Survival {
     }
 }
 
+/// Names what a scrub depends on: the indexes and the segments, but for the last of each log, which
+/// every start reads and checks itself.
+fn scrub_identity(image: &Image<'_>) -> u64 {
+    // Above 48 bits of first sequence a segment's name tells how often it was rewritten.
+    let first_seq = |path: &str| {
+        let name = path.rsplit('/').next()?.strip_suffix(".seg")?;
+        Some(u64::from_str_radix(name, 16).ok()? & 0xffff_ffff_ffff)
+    };
+    let folder = |path: &str| path.rsplit_once('/').map(|(folder, _)| folder.to_owned());
+    let mut last = BTreeMap::new();
+    for entry in &image.entries {
+        if let Some(first_seq) = first_seq(&entry.path) {
+            let last = last.entry(folder(&entry.path)).or_insert(first_seq);
+            *last = first_seq.max(*last);
+        }
+    }
+    let mut identity = 0;
+    for entry in &image.entries {
+        let is_last = first_seq(&entry.path)
+            .is_some_and(|first_seq| last.get(&folder(&entry.path)) == Some(&first_seq));
+        if !is_last {
+            identity = splitmix64(&mut identity) ^ entry.content;
+        }
+    }
+    identity
+}
+
 struct Judge<'a> {
     options: &'a JudgeOptions,
     case: Case,
     checker: Checker,
     scratch: Scratch,
     seen: BTreeSet<u64>,
+    /// Indexes, each with the sealed segments beside it, that have been scrubbed.
+    scrubbed: BTreeSet<u64>,
 }
 
 /// Judges the ranges that standard input names.
@@ -113,7 +142,8 @@ pub fn judge(options: &JudgeOptions) -> anyhow::Result<Option<Violation>> {
     let checker = Checker::new(case.options.seed, case.options.steps);
     std::fs::create_dir_all(&options.scratch)?;
     let scratch = Scratch::new(&options.scratch);
-    let mut judge = Judge { options, case, checker, scratch, seen: BTreeSet::new() };
+    let mut judge =
+        Judge { options, case, checker, scratch, seen: BTreeSet::new(), scrubbed: BTreeSet::new() };
     if let Some((effect, variant)) = options.at {
         let mut last = None;
         judge.range(effect, effect + 1, (effect, variant), &mut |at, said| {
@@ -211,7 +241,8 @@ impl Judge<'_> {
         say(at, Said::Opening)?;
         let goes_on = rng.chance(1, GOES_ON);
         counts.went_on += u64::from(goes_on);
-        let depth = Depth { draw: rng.next_u64(), goes_on };
+        let scrubs = self.scrubbed.insert(scrub_identity(&image));
+        let depth = Depth { draw: rng.next_u64(), goes_on, scrubs };
         match self.checker.check(self.scratch.root(), known, depth) {
             Ok(found) => {
                 counts.in_flight += u64::from(found.is_in_flight);
