@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn only_lower_case_digits_are_read_at_every_place() {
-        for place in 0..18 {
+        for place in (0..18).step_by(if cfg!(miri) { 5 } else { 1 }) {
             for byte in 0..=255u8 {
                 let mut hex = *b"0123456789abcdef01";
                 hex[place] = byte;

@@ -131,7 +131,9 @@ fn every_verdict_is_the_naive_relays() {
         Some(Reason::Vanished),
     ];
     for verdict in all {
-        assert!(verdicts.get(&verdict).is_some_and(|count| *count > 10), "{verdict:?} is too rare");
+        // Two seeds are no sample.
+        let is_common = verdicts.get(&verdict).is_some_and(|count| *count > 10);
+        assert!(is_common || cfg!(miri), "{verdict:?} is too rare");
     }
 }
 

@@ -93,6 +93,9 @@ fn run<I: Index, S: Segments>(mut world: World<I, S>, seed: u64, shares: &mut Sh
 }
 
 fn assert_shares(shares: &Shares) {
+    if cfg!(miri) {
+        return; // One seed is no sample.
+    }
     assert!(shares.answered * 2 > shares.queries, "too few queries find anything");
     assert!(shares.with_delta_and_index * 4 > shares.queries, "too few queries merge two sources");
 }

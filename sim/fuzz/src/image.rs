@@ -134,6 +134,11 @@ impl Image {
         self.history.len() as Seq
     }
 
+    /// Whether there are segments that `whole` does not have.
+    pub fn has_more_files_than(&self, whole: &Self) -> bool {
+        self.segments.keys().any(|segment| !whole.segments.contains_key(segment))
+    }
+
     /// Whether a byte is lost or changed that `whole` has for a reason: not those of a header's
     /// padding, and not what follows the last batch.
     pub fn lacks_bytes_of(&self, whole: &Self) -> bool {

@@ -181,6 +181,9 @@ enum Said<'a> {
     Broken(&'a Violation),
 }
 
+/// Hears what a judge has to say of the image after an effect.
+type Say<'s> = dyn FnMut((usize, u32), Said<'_>) -> anyhow::Result<()> + 's;
+
 impl Judge<'_> {
     /// Judges the images after each of the effects `from..to`, beginning with image `first`.
     fn range(
@@ -188,7 +191,7 @@ impl Judge<'_> {
         from: usize,
         to: usize,
         first: (usize, u32),
-        say: &mut dyn FnMut((usize, u32), Said<'_>) -> anyhow::Result<()>,
+        say: &mut Say<'_>,
     ) -> anyhow::Result<Counts> {
         let mut counts = Counts::default();
         let mut disk = Disk::new(self.options.lie);
@@ -223,7 +226,7 @@ impl Judge<'_> {
         known: &Known,
         at: (usize, u32),
         counts: &mut Counts,
-        say: &mut dyn FnMut((usize, u32), Said<'_>) -> anyhow::Result<()>,
+        say: &mut Say<'_>,
     ) -> anyhow::Result<()> {
         let mut seed = self.case.options.seed ^ ((at.0 as u64) << 8) ^ u64::from(at.1);
         let mut rng = Rng::new(splitmix64(&mut seed));
