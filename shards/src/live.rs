@@ -155,6 +155,7 @@ impl LiveRing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::LIVE_CREDIT;
     use proptest::prelude::*;
     use proto::{EventId, EventParts, PublicKey, Signature};
 
@@ -211,7 +212,7 @@ mod tests {
         ) {
             // Room for about eight events, so that slow cores fall off.
             let bytes_max = event(0).packed().len() * 8;
-            let mut ring = LiveRing::new(CORES, bytes_max);
+            let mut ring = LiveRing::new(CORES, bytes_max, LIVE_CREDIT);
             let mut pushed: Vec<Option<Event>> = Vec::new();
             let credit = u64::from(LIVE_CREDIT);
             let mut cores = [Core { credit, ..Core::default() }; CORES];

@@ -260,7 +260,7 @@ fn a_shard_that_cannot_take_note_now_is_told_again_and_the_client_waits() {
         world.home(0, HomeInput::Turn);
         world.settle();
         assert_eq!(answer(&world), Some(Ok(())));
-        assert_eq!(everything(&mut world), ids(&[asked.clone()]));
+        assert_eq!(everything(&mut world), ids(std::slice::from_ref(&asked)));
     }
 }
 

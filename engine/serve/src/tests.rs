@@ -31,7 +31,7 @@ fn clients(outbox_bytes_max: usize) -> Clients {
         filter_bytes_max: 1 << 20,
         neg: NegConfig::default(),
         page_bytes_max: 1 << 20,
-        seed: seed,
+        seed,
     });
     Clients::new((net, admission, home), TrustedProxies::default(), seed, || 0)
 }
