@@ -102,6 +102,7 @@ impl Run {
             verify_slice: 2,
             recent_ids_max: 8,
             ring_bytes_max: 4_000,
+            live_credit: 8,
             door_in_flight_max: 4,
         };
         Some(Life {
