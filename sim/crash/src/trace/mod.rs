@@ -449,9 +449,8 @@ pub fn describe(report: &TraceReport) -> String {
     let counts = &report.judged.counts;
     let mut text = format!(
         "{} cases, {} processes ({} killed, {} ended by a failed sync), {} system calls, {} effects \
-         on files\n{} states judged of {} images, \
-         {:.0} a second; {} with a step in flight, {} with a torn log, {} without a directory, {} \
-         written to and judged again\n",
+         on files\n{} states judged of {} images, {:.0} a second\n{} with a step in flight, {} with \
+         a torn log, {} without a directory, {} scrubbed, {} written to and judged again\n",
         report.cases,
         report.lives,
         report.killed,
@@ -464,6 +463,7 @@ pub fn describe(report: &TraceReport) -> String {
         counts.in_flight,
         counts.torn,
         counts.unmade,
+        counts.scrubbed,
         counts.went_on,
     );
     for (broken, count) in &report.judged.broken {
