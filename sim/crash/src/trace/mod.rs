@@ -193,7 +193,7 @@ pub fn run(options: &TraceOptions) -> anyhow::Result<TraceReport> {
         let judged = judge_case(options, &case, None, work.path(), &bar)?;
         report.judging_s += began.elapsed().as_secs_f64();
         report.cases += 1;
-        report.lives += case.lives as u64;
+        report.lives += case.lives.len() as u64;
         report.killed += case.killed as u64;
         report.failed += case.failed as u64;
         report.calls += case.calls as u64;
