@@ -115,6 +115,13 @@ impl LmdbIndex {
     /// # Errors
     /// [`WorldError::Index`] when it cannot be opened, or was written by a newer program.
     pub fn open(path: &Path, secret: Secret, map_bytes: usize) -> Result<Self, WorldError> {
+        let parent = path.parent().unwrap_or(Path::new("."));
+        if path.exists() {
+            // A process that died just after it had exchanged the index may have left names that are
+            // not durable: were the power cut later, the index from before would be back, which knows
+            // nothing of what was written since and is about to be removed.
+            sync_directory(parent).map_err(|error| io_failed(parent, &error))?;
+        }
         // What a rebuilding or a compaction left that was killed, before or after the exchange.
         let left = successor_path(path);
         remove_directory(&left).map_err(|error| io_failed(&left, &error))?;

@@ -234,10 +234,7 @@ impl DataDirectory {
                 return Err(DirectoryError::Foreign { path: path.to_owned() });
             }
         }
-        let parent = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
+        let parent = parent_of(path);
         std::fs::create_dir_all(parent).map_err(io_at(parent))?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let temporary = parent.join(format!(".{name}.new-{}", std::process::id()));
@@ -269,6 +266,7 @@ impl DataDirectory {
         let format_path = path.join(FORMAT_FILE);
         let bytes = std::fs::read(&format_path).map_err(io_at(&format_path))?;
         let format = Format::decode(&bytes, &format_path)?;
+        sync_names(path).map_err(io_at(path))?;
         remove_other_layouts(path, format.layout).map_err(io_at(path))?;
         Ok(Self { path: path.to_owned(), format, _lock: lock })
     }
@@ -359,6 +357,25 @@ fn remove_other_layouts(path: &Path, live: u16) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes durable what a process before may have renamed and not lived to sync: the directory itself,
+/// which would be gone after a power cut with all that is acknowledged from now on, and `FORMAT`,
+/// whose predecessor would name a layout that is about to be removed.
+fn sync_names(path: &Path) -> io::Result<()> {
+    sync_directory(path)?;
+    match sync_directory(parent_of(path)) {
+        // Whoever may not look into the parent did not make the directory.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        synced => synced,
+    }
+}
+
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
 }
 
 /// The layout that a folder named so belongs to; `None` if it is no shard's.

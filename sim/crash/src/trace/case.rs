@@ -10,7 +10,7 @@ use crate::marks::{Known, Mark};
 use crate::plan::Plan;
 use crate::world::Flaw;
 use anyhow::{Context, bail, ensure};
-use bench::rng::Rng;
+use bench::rng::{Rng, splitmix64};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -68,8 +68,8 @@ pub struct Case {
     pub effects: Vec<Effect>,
     /// System calls in its traces.
     pub calls: usize,
-    /// Processes.
-    pub lives: usize,
+    /// Processes, each with how many of the effects there are at its end.
+    pub lives: Vec<usize>,
     /// Of these, ones that were killed.
     pub killed: usize,
     /// And ones that ended because a sync had failed.
@@ -125,14 +125,15 @@ impl Case {
         let recorded_in = &options.recorded_in;
         let mut interpreter =
             Interpreter::new(&text(recorded_in.join("root")), &text(recorded_in.join("marks")));
-        let (mut calls, mut lives, mut killed) = (0, 0, 0);
-        while let Ok(trace) = std::fs::read(trace_path(folder, lives)) {
-            let life = strace::parse(&trace).with_context(|| format!("life {lives}"))?;
+        let (mut calls, mut lives, mut killed) = (0, Vec::new(), 0);
+        while let Ok(trace) = std::fs::read(trace_path(folder, lives.len())) {
+            let place = || format!("life {}", lives.len());
+            let life = strace::parse(&trace).with_context(place)?;
             calls += life.len();
             let end = &trace[trace.len().saturating_sub(200)..];
             killed += usize::from(String::from_utf8_lossy(end).contains("killed by SIGKILL"));
-            interpreter.process(&life).with_context(|| format!("life {lives}"))?;
-            lives += 1;
+            interpreter.process(&life).with_context(place)?;
+            lives.push(interpreter.effects());
         }
         let mut effects = interpreter.finish();
         // What is said counts from when it began to be said.
@@ -146,40 +147,56 @@ impl Case {
         Ok(Self { options, folder: folder.to_owned(), effects, calls, lives, killed, failed })
     }
 
-    /// Replays everything and compares it with what is really there, byte for byte.
+    /// Replays everything and compares what there is at the end of each life with what was really
+    /// there, byte for byte.
     fn self_check(&self) -> anyhow::Result<()> {
         let mut disk = Disk::new(None);
-        for effect in &self.effects {
-            disk.apply(effect);
+        let mut done = 0;
+        for (life, until) in self.lives.iter().enumerate() {
+            for effect in &self.effects[done..*until] {
+                disk.apply(effect);
+            }
+            done = *until;
+            let image = disk.image(Survival::Everything, &mut Rng::new(0));
+            let replayed = image.entries.iter().map(|entry| {
+                (entry.path.clone(), entry.bytes.as_ref().map(|bytes| fingerprint(bytes)))
+            });
+            let replayed: Files = replayed.collect();
+            let real: Files =
+                serde_json::from_slice(&std::fs::read(files_path(&self.folder, life))?)?;
+            let differs = |(path, content): &(&String, &_)| replayed.get(*path) != Some(content);
+            let differing = real.iter().find(differs).map(|(path, _)| path);
+            ensure!(
+                differing.is_none(),
+                "self-check, life {life}: {differing:?} is not as replayed"
+            );
+            let extra = replayed.keys().find(|path| !real.contains_key(*path));
+            ensure!(extra.is_none(), "self-check, life {life}: {extra:?} is in the replay only");
         }
-        let image = disk.image(Survival::Everything, &mut Rng::new(0));
-        let mut replayed = BTreeMap::new();
-        for entry in image.entries {
-            replayed.insert(entry.path, entry.bytes.map(std::borrow::Cow::into_owned));
-        }
-        let mut real = BTreeMap::new();
-        read_tree(&self.folder.join("root"), "", &mut real)?;
-        for (path, bytes) in &real {
-            let replayed = replayed.get(path);
-            ensure!(replayed.is_some(), "self-check: {path} is not in the replay");
-            ensure!(replayed == Some(bytes), "self-check: {path} differs in the replay");
-        }
-        let extra = replayed.keys().find(|path| !real.contains_key(*path));
-        ensure!(extra.is_none(), "self-check: {extra:?} is in the replay only");
         Ok(())
     }
+}
+
+/// Files by path relative to the root, each by length and hash; directories have neither.
+type Files = BTreeMap<String, Option<(u64, u64)>>;
+
+fn fingerprint(bytes: &[u8]) -> (u64, u64) {
+    let hash = bytes.chunks(8).fold(0, |hash: u64, chunk| {
+        let word = chunk.iter().fold(1, |word: u64, byte| word << 8 | u64::from(*byte));
+        splitmix64(&mut (hash ^ word))
+    });
+    (bytes.len() as u64, hash)
+}
+
+fn files_path(folder: &Path, life: usize) -> PathBuf {
+    folder.join(format!("life-{life:03}.files"))
 }
 
 fn trace_path(folder: &Path, life: usize) -> PathBuf {
     folder.join(format!("life-{life:03}.trace"))
 }
 
-/// Files by path relative to the root; directories have no bytes.
-fn read_tree(
-    folder: &Path,
-    prefix: &str,
-    into: &mut BTreeMap<String, Option<Vec<u8>>>,
-) -> anyhow::Result<()> {
+fn read_tree(folder: &Path, prefix: &str, into: &mut Files) -> anyhow::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -188,7 +205,7 @@ fn read_tree(
             into.insert(path.clone(), None);
             read_tree(&entry.path(), &path, into)?;
         } else if !LOCKS.contains(&name.as_str()) {
-            into.insert(path, Some(std::fs::read(entry.path())?));
+            into.insert(path, Some(fingerprint(&std::fs::read(entry.path())?)));
         }
     }
     Ok(())
@@ -298,6 +315,9 @@ impl Recorder<'_> {
             .stderr(Stdio::piped())
             .output()
             .context("strace cannot be started; install it (package `strace`)")?;
+        let mut files = Files::new();
+        read_tree(&self.folder.join("root"), "", &mut files)?;
+        std::fs::write(files_path(self.folder, self.lives), serde_json::to_vec(&files)?)?;
         self.lives += 1;
         let marks = Mark::read_all(&self.folder.join("marks")).unwrap_or_default();
         let is_done = marks.last() == Some(&Mark::Done);

@@ -18,7 +18,10 @@ use std::io::{BufRead, Write};
 use std::path::PathBuf;
 
 /// One image in so many is written to after it has been judged, closed, and judged again.
-const GOES_ON: u64 = 12;
+const GOES_ON: u64 = 16;
+/// One index in so many that was not scrubbed yet is. That is the dearest part of judging, and much of
+/// what it finds is found by reading everything, too.
+const SCRUBS: u64 = 3;
 
 /// How a judge works.
 #[derive(Clone, Debug, clap::Args)]
@@ -59,6 +62,8 @@ pub struct Counts {
     pub torn: u64,
     /// States without a data directory.
     pub unmade: u64,
+    /// States whose log and index were scrubbed.
+    pub scrubbed: u64,
     /// States that were written to, closed, and judged again.
     pub went_on: u64,
 }
@@ -71,6 +76,7 @@ impl Counts {
         self.in_flight += other.in_flight;
         self.torn += other.torn;
         self.unmade += other.unmade;
+        self.scrubbed += other.scrubbed;
         self.went_on += other.went_on;
     }
 }
@@ -244,7 +250,8 @@ impl Judge<'_> {
         say(at, Said::Opening)?;
         let goes_on = rng.chance(1, GOES_ON);
         counts.went_on += u64::from(goes_on);
-        let scrubs = self.scrubbed.insert(scrub_identity(&image));
+        let scrubs = rng.chance(1, SCRUBS) && self.scrubbed.insert(scrub_identity(&image));
+        counts.scrubbed += u64::from(scrubs);
         let depth = Depth { draw: rng.next_u64(), goes_on, scrubs };
         match self.checker.check(self.scratch.root(), known, depth) {
             Ok(found) => {

@@ -193,7 +193,7 @@ pub fn run(options: &TraceOptions) -> anyhow::Result<TraceReport> {
         let judged = judge_case(options, &case, None, work.path(), &bar)?;
         report.judging_s += began.elapsed().as_secs_f64();
         report.cases += 1;
-        report.lives += case.lives as u64;
+        report.lives += case.lives.len() as u64;
         report.killed += case.killed as u64;
         report.failed += case.failed as u64;
         report.calls += case.calls as u64;
@@ -449,9 +449,8 @@ pub fn describe(report: &TraceReport) -> String {
     let counts = &report.judged.counts;
     let mut text = format!(
         "{} cases, {} processes ({} killed, {} ended by a failed sync), {} system calls, {} effects \
-         on files\n{} states judged of {} images, \
-         {:.0} a second; {} with a step in flight, {} with a torn log, {} without a directory, {} \
-         written to and judged again\n",
+         on files\n{} states judged of {} images, {:.0} a second\n{} with a step in flight, {} with \
+         a torn log, {} without a directory, {} scrubbed, {} written to and judged again\n",
         report.cases,
         report.lives,
         report.killed,
@@ -464,6 +463,7 @@ pub fn describe(report: &TraceReport) -> String {
         counts.in_flight,
         counts.torn,
         counts.unmade,
+        counts.scrubbed,
         counts.went_on,
     );
     for (broken, count) in &report.judged.broken {
