@@ -308,6 +308,11 @@ pub fn apply(
     for (path, set) in pokes {
         set_value(disk, &path, &set, &mut done);
     }
+    for file in plan.files.iter().filter(|file| file.text.is_none()) {
+        // What an apply left that ended before its rename: nobody will know of the file any more.
+        let left = temporary(file.path);
+        disk.remove(&left).map_err(at(&left))?;
+    }
     state.settle(plan, with_values);
     if state.files.is_empty() && state.values.is_empty() {
         state.end(disk, &mut done)?;
