@@ -139,7 +139,7 @@ impl Checker {
         if is_unmade && known.is_made {
             return violated(Broken::Lost, "the data directory is gone");
         }
-        let now = now_at(self.plan.unix_s(known.sent.max(known.acked_by_all())));
+        let now = now_at(self.plan.unix_s(known.latest.max(known.acked_by_all())));
         let opened = make_if_missing(&path, self.seed, 1)
             .and_then(|()| Shards::open(&path, now, Flaw::None, false));
         let mut shards = match opened {
@@ -373,7 +373,7 @@ impl Checker {
             if all - served.len() != usize::from(usize::from(number) == owner) {
                 return violated(Broken::Lost, "an event that was stored after the crash is gone");
             }
-            let known = Known { is_made: true, acked: entries.to_vec(), sent: 0 };
+            let known = Known { is_made: true, acked: entries.to_vec(), sent: 0, latest: 0 };
             self.identify(&served, &known, number, now, place)?;
             scrub(shard, number, &placement)?;
         }

@@ -112,6 +112,9 @@ pub struct Known {
     pub acked: Vec<usize>,
     /// Entries that may be there.
     pub sent: usize,
+    /// Entries that were ever handed in: time has come as far as they have, and does not go back when
+    /// a start finds fewer.
+    pub latest: usize,
 }
 
 impl Known {
@@ -124,7 +127,10 @@ impl Known {
                 // What was under way before and did not get this far is cut off.
                 self.sent = held.iter().max().copied().unwrap_or(0);
             }
-            Mark::Sent(entries) => self.sent = *entries,
+            Mark::Sent(entries) => {
+                self.sent = *entries;
+                self.latest = self.latest.max(*entries);
+            }
             Mark::Acked(entries) => self.acked = vec![*entries],
             Mark::Decided(..) | Mark::Fault(_) | Mark::Done | Mark::Failed(_) => {}
         }
@@ -163,7 +169,7 @@ mod tests {
             assert_eq!(Mark::parse(&mark.to_line()).as_ref(), Some(mark));
             known.learn(mark);
         }
-        assert_eq!(known, Known { is_made: true, acked: vec![5], sent: 5 });
+        assert_eq!(known, Known { is_made: true, acked: vec![5], sent: 5, latest: 5 });
         known.learn(&Mark::Open(vec![6, 7]));
         assert_eq!((known.acked_by(0), known.acked_by(1), known.acked_by_all()), (6, 7, 6));
         assert_eq!(known.sent, 7);

@@ -6,8 +6,9 @@
 
 use bench::rng::Rng;
 use bench::{Draft, Signer};
-use proto::Event;
 use proto::nip::nip59;
+use proto::{Event, EventId};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Virtual unix second at which every plan begins.
@@ -44,6 +45,7 @@ struct Maker {
     rng: Rng,
     signers: Vec<Signer>,
     events: Vec<Event>,
+    by_id: BTreeMap<EventId, usize>,
     entries: Vec<usize>,
     /// Who signed each event.
     authors: Vec<usize>,
@@ -61,6 +63,7 @@ impl Plan {
             rng: Rng::new(seed),
             signers,
             events: Vec::new(),
+            by_id: BTreeMap::new(),
             entries: Vec::new(),
             authors: Vec::new(),
             repeatable: Vec::new(),
@@ -118,8 +121,14 @@ impl Maker {
         Draft::new(kind, (self.unix_s - back_s) as u32)
     }
 
+    /// The same words of the same author in the same second are the same event.
     fn sign(&mut self, author: usize, draft: &Draft, repeatable: bool) -> usize {
-        self.events.push(self.signers[author].sign(draft));
+        let event = self.signers[author].sign(draft);
+        if let Some(at) = self.by_id.get(&event.view().id()) {
+            return *at;
+        }
+        self.by_id.insert(event.view().id(), self.events.len());
+        self.events.push(event);
         self.authors.push(author);
         self.repeatable.push(repeatable);
         self.events.len() - 1

@@ -416,3 +416,109 @@ fn is_lawful(reason: &str) -> bool {
         .iter()
         .any(|part| reason.contains(part))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    const NOW_S: u64 = 1_700_000_000;
+
+    fn book(folder: &Path) -> Book {
+        Book::new(1, folder)
+    }
+
+    fn send(book: &mut Book, draft: &Draft) -> EventId {
+        match book.sign(draft) {
+            Next::New(event) | Next::Again(event, _) => event.view().id(),
+        }
+    }
+
+    fn note(number: u32) -> Draft {
+        Draft::new(1, NOW_S as u32).content(&number.to_string())
+    }
+
+    fn answer(book: &mut Book, id: &EventId, answer: &str) -> Vec<String> {
+        writeln!(book.open_log().unwrap(), "{id} {answer}").unwrap();
+        book.read_log().unwrap()
+    }
+
+    #[test]
+    fn what_was_acknowledged_must_be_served_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut book = book(folder.path());
+        let [kept, refused, here, gone] = [1, 2, 3, 4].map(|number| send(&mut book, &note(number)));
+        assert!(answer(&mut book, &kept, "true ").is_empty());
+        assert!(
+            answer(&mut book, &refused, "false blocked: this event was deleted by its author")
+                .is_empty()
+        );
+        assert!(
+            book.settle(&[here, kept], NOW_S).is_empty(),
+            "in flight: one is there, one is not"
+        );
+        assert!(book.settle(&[here, kept], NOW_S).is_empty());
+        assert_eq!(book.settle(&[kept], NOW_S).len(), 1, "what was there once may not go");
+        assert_eq!(book.settle(&[here, kept, gone], NOW_S).len(), 1, "what was not may not come");
+        assert_eq!(book.settle(&[here, kept, refused], NOW_S).len(), 1);
+        let stranger = EventId([9; 32]);
+        assert_eq!(book.settle(&[here, kept, stranger], NOW_S).len(), 1);
+    }
+
+    #[test]
+    fn what_was_stored_ends_others_whether_it_was_answered_or_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut book = book(folder.path());
+        let victim = send(&mut book, &note(1));
+        let deletion = send(&mut book, &Draft::new(5, NOW_S as u32).tag(&["e", &victim.to_hex()]));
+        let older = send(&mut book, &Draft::new(0, 10));
+        let newer = send(&mut book, &Draft::new(0, 20));
+        for id in [&victim, &older] {
+            answer(&mut book, id, "true ");
+        }
+        // Both were in flight and got through.
+        assert_eq!(book.settle(&[deletion, newer, victim, older], NOW_S).len(), 2);
+        assert!(book.settle(&[deletion, newer], NOW_S).is_empty());
+        let vanish = send(&mut book, &Draft::new(62, NOW_S as u32).tag(&["relay", "ALL_RELAYS"]));
+        answer(&mut book, &vanish, "true ");
+        assert!(book.settle(&[vanish], NOW_S).is_empty());
+    }
+
+    #[test]
+    fn in_flight_and_gone_ends_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut book = book(folder.path());
+        let victim = send(&mut book, &note(1));
+        answer(&mut book, &victim, "true ");
+        send(&mut book, &Draft::new(5, NOW_S as u32).tag(&["e", &victim.to_hex()]));
+        assert!(book.settle(&[victim], NOW_S).is_empty());
+        assert_eq!(book.settle(&[], NOW_S).len(), 1);
+    }
+
+    #[test]
+    fn answers_that_cannot_be_right_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut book = book(folder.path());
+        let good = send(&mut book, &note(1));
+        assert_eq!(answer(&mut book, &good, "false invalid: signature does not verify").len(), 1);
+        assert_eq!(answer(&mut book, &EventId([3; 32]), "true ").len(), 1);
+        let event = Signer::from_seed(2).sign(&note(2));
+        book.note(event.clone(), true);
+        assert_eq!(answer(&mut book, &event.view().id(), "true ").len(), 1);
+    }
+
+    #[test]
+    fn expiry_is_judged_with_a_margin() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut book = book(folder.path());
+        let expires = (NOW_S + 10).to_string();
+        let id = send(&mut book, &note(1).tag(&["expiration", &expires]));
+        answer(&mut book, &id, "true ");
+        assert!(book.settle(&[id], NOW_S).is_empty());
+        assert_eq!(book.settle(&[], NOW_S).len(), 1);
+        assert!(
+            book.settle(&[], NOW_S + 10).is_empty() && book.settle(&[id], NOW_S + 11).is_empty()
+        );
+        assert_eq!(book.settle(&[id], NOW_S + 20).len(), 1);
+    }
+}

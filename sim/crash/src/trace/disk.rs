@@ -464,3 +464,202 @@ fn sectors(change: &Change, sector_bytes: u64) -> std::ops::Range<u64> {
         _ => 0..0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HALF: Survival = Survival::Some { sector_bytes: 512, names_in_order: false, percent: 50 };
+
+    struct Script {
+        disk: Disk,
+        line: usize,
+    }
+
+    impl Script {
+        /// A disk with the file `name`, node 1, whose name is durable.
+        fn with_file(lies: Option<Lie>, name: &str) -> Self {
+            let mut script = Self { disk: Disk::new(lies), line: 0 };
+            script.act(Action::NewFile(1));
+            script.name(name, Some(1));
+            script.act(Action::Sync { node: 0, is_data_only: false });
+            script
+        }
+
+        fn act(&mut self, action: Action) {
+            self.line += 2;
+            let (began, returned) = (self.line, self.line + 1);
+            self.disk.apply(&Effect { began, returned, action });
+        }
+
+        fn name(&mut self, name: &str, node: Option<NodeId>) {
+            let names = vec![(name.to_owned(), node)];
+            self.act(Action::Names { directory: 0, names });
+        }
+
+        fn write(&mut self, offset: u64, bytes: &[u8], is_durable: bool) {
+            self.act(Action::Write { node: 1, offset, bytes: bytes.into(), is_durable });
+        }
+
+        fn sync(&mut self, is_data_only: bool) {
+            self.act(Action::Sync { node: 1, is_data_only });
+        }
+
+        /// The files of a number of images, each once.
+        fn images(&self, survival: Survival) -> Vec<BTreeMap<String, Vec<u8>>> {
+            let mut images = Vec::new();
+            for seed in 0..400 {
+                let image = self.disk.image(survival, &mut Rng::new(seed));
+                let files = image
+                    .entries
+                    .into_iter()
+                    .filter_map(|entry| Some((entry.path, entry.bytes?.into_owned())));
+                let files: BTreeMap<String, Vec<u8>> = files.collect();
+                if !images.contains(&files) {
+                    images.push(files);
+                }
+            }
+            images
+        }
+
+        /// What node 1 may hold.
+        fn contents(&self, survival: Survival) -> Vec<Vec<u8>> {
+            self.images(survival)
+                .into_iter()
+                .filter_map(|files| files.into_values().next())
+                .collect()
+        }
+    }
+
+    #[test]
+    fn what_was_synced_is_certain_and_the_rest_survives_by_sectors() {
+        let mut script = Script::with_file(None, "f");
+        script.write(0, &[1; 1_024], false);
+        script.sync(true);
+        script.write(256, &[2; 512], false);
+        assert_eq!(script.contents(Survival::Nothing), [vec![1; 1_024]]);
+        let mut all = vec![1; 1_024];
+        all[256..768].fill(2);
+        assert_eq!(script.contents(Survival::Everything), [all.clone()]);
+        let some = script.contents(HALF);
+        assert_eq!(some.len(), 4, "two sectors, each with or without");
+        let mut first = vec![1; 1_024];
+        first[256..512].fill(2);
+        assert!(some.contains(&first) && some.contains(&all));
+        let pages = Survival::Some { sector_bytes: 4096, names_in_order: true, percent: 50 };
+        assert_eq!(script.contents(pages).len(), 2, "one page");
+        script.sync(false);
+        assert_eq!(script.contents(HALF), [all]);
+    }
+
+    #[test]
+    fn of_two_writes_to_a_sector_the_first_survives_first() {
+        let mut script = Script::with_file(None, "f");
+        script.write(0, &[0; 512], true);
+        script.write(0, &[1; 300], false);
+        script.write(200, &[2; 300], false);
+        let some = script.contents(HALF);
+        assert_eq!(some.len(), 3);
+        assert!(!some.iter().any(|bytes| bytes[0] == 0 && bytes[499] == 2), "not the second alone");
+    }
+
+    #[test]
+    fn lengths_survive_on_their_own_and_a_data_sync_leaves_a_cut_out() {
+        let mut script = Script::with_file(None, "f");
+        script.write(0, &[1; 100], true);
+        script.write(100, &[2; 100], false);
+        let some = script.contents(HALF);
+        assert!(some.contains(&vec![1; 100]), "{some:?}");
+        let mut hole = vec![1; 100];
+        hole.resize(200, 0);
+        assert!(some.contains(&hole), "the length without the bytes");
+        script.sync(true);
+        script.act(Action::Length { node: 1, length: 50 });
+        script.sync(true);
+        assert!(script.contents(HALF).iter().any(|bytes| bytes.len() == 200));
+        script.sync(false);
+        assert_eq!(script.contents(HALF), [vec![1; 50]]);
+    }
+
+    #[test]
+    fn a_sync_covers_what_had_returned_when_it_began() {
+        let mut script = Script::with_file(None, "f");
+        let bytes: Arc<[u8]> = [1; 10].into();
+        let write = Action::Write { node: 1, offset: 0, bytes, is_durable: false };
+        let sync = Action::Sync { node: 1, is_data_only: false };
+        script.disk.apply(&Effect { began: 100, returned: 103, action: write });
+        script.disk.apply(&Effect { began: 102, returned: 104, action: sync.clone() });
+        assert_eq!(script.contents(Survival::Nothing), [vec![]]);
+        script.disk.apply(&Effect { began: 105, returned: 106, action: sync });
+        assert_eq!(script.contents(Survival::Nothing), [vec![1; 10]]);
+    }
+
+    #[test]
+    fn a_failed_sync_is_not_made_good_by_a_later_one_but_by_another_write() {
+        let mut script = Script::with_file(None, "f");
+        script.write(0, &[1; 10], true);
+        script.write(0, &[2; 10], false);
+        script.act(Action::FailedSync(1));
+        script.sync(false);
+        assert_eq!(script.contents(Survival::Nothing), [vec![1; 10]]);
+        assert_eq!(script.contents(Survival::Everything), [vec![2; 10]]);
+        script.write(5_000, &[3; 10], false);
+        script.sync(false);
+        assert_eq!(script.contents(Survival::Nothing)[0][..10], [1; 10], "another page");
+        script.write(5, &[2; 5], false);
+        script.sync(false);
+        assert_eq!(script.contents(Survival::Nothing)[0][..10], [2; 10], "the page as a whole");
+    }
+
+    #[test]
+    fn names_survive_by_their_directory_alone() {
+        let mut script = Script::with_file(None, "a");
+        script.write(0, b"x", false);
+        script.sync(false);
+        let rename = vec![("a".to_owned(), None), ("b".to_owned(), Some(1))];
+        script.act(Action::Names { directory: 0, names: rename });
+        let named = |files: &BTreeMap<String, Vec<u8>>| files.keys().cloned().collect::<String>();
+        let names = |script: &Script, survival| -> Vec<String> {
+            let mut names: Vec<String> = script.images(survival).iter().map(named).collect();
+            names.sort_unstable();
+            names
+        };
+        assert_eq!(names(&script, HALF), ["a", "b"], "as a whole or not at all");
+        script.name("b", None);
+        script.name("c", Some(1));
+        let in_order = Survival::Some { sector_bytes: 512, names_in_order: true, percent: 50 };
+        assert_eq!(names(&script, in_order), ["", "a", "b", "c"]);
+        assert!(names(&script, HALF).contains(&"ac".to_owned()), "each on its own");
+        script.act(Action::Sync { node: 0, is_data_only: false });
+        assert_eq!(names(&script, HALF), ["c"]);
+    }
+
+    #[test]
+    fn a_disk_lies_about_what_it_is_told_to() {
+        let mut honest = Script::with_file(None, "data.mdb");
+        let mut lying = Script::with_file(Some(Lie::Index), "data.mdb");
+        for script in [&mut honest, &mut lying] {
+            script.write(0, b"x", true);
+            script.write(1, b"y", false);
+            script.sync(false);
+        }
+        assert_eq!(honest.contents(Survival::Nothing), [b"xy".to_vec()]);
+        assert_eq!(lying.contents(Survival::Nothing), [b"".to_vec()]);
+        let lying = Script::with_file(Some(Lie::Directories), "f");
+        assert_eq!(lying.images(Survival::Nothing), [BTreeMap::new()]);
+    }
+
+    #[test]
+    fn equal_images_have_equal_numbers() {
+        let mut script = Script::with_file(None, "f");
+        script.write(0, &[1; 2_000], false);
+        let mut seen = BTreeMap::new();
+        for seed in 0..200 {
+            let image = script.disk.image(HALF, &mut Rng::new(seed));
+            let bytes = image.entries[0].bytes.as_deref().unwrap_or_default().to_vec();
+            let other = seen.insert(image.identity, bytes.clone());
+            assert!(other.is_none_or(|other| other == bytes));
+        }
+        assert!(seen.len() > 10);
+    }
+}

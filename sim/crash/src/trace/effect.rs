@@ -533,3 +533,124 @@ fn find_flags(call: &Call) -> anyhow::Result<i64> {
     let hex: String = hex.chars().take_while(char::is_ascii_hexdigit).collect();
     Ok(i64::from_str_radix(&hex, 16)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::strace;
+
+    fn hex(text: &str) -> String {
+        text.bytes().map(|byte| format!("\\x{byte:02x}")).collect()
+    }
+
+    fn process(lines: &[String]) -> anyhow::Result<Vec<Action>> {
+        let mut interpreter = Interpreter::new("/r", "/m");
+        let trace = lines.iter().map(|line| format!("7 {line}\n")).collect::<String>();
+        interpreter.process(&strace::parse(trace.as_bytes())?)?;
+        Ok(interpreter.finish().into_iter().map(|effect| effect.action).collect())
+    }
+
+    fn open(path: &str, flags: i64, descriptor: i64) -> String {
+        format!("openat(-100, \"{}\", {flags:#x}, 0666) = {descriptor}", hex(path))
+    }
+
+    fn names(directory: NodeId, names: &[(&str, Option<NodeId>)]) -> Action {
+        let names = names.iter().map(|(name, node)| ((*name).to_owned(), *node)).collect();
+        Action::Names { directory, names }
+    }
+
+    fn wrote(node: NodeId, offset: u64, text: &str, is_durable: bool) -> Action {
+        Action::Write { node, offset, bytes: text.as_bytes().into(), is_durable }
+    }
+
+    #[test]
+    fn calls_become_what_they_do_to_files() {
+        let actions = process(&[
+            format!("mkdir(\"{}\", 0700) = 0", hex("/r/d")),
+            open("/r/d/f", O_CREAT | 2, 3),
+            open("/r/d/f", O_DSYNC | 2, 4),
+            format!("write(3, \"{}\", 2) = 2", hex("ab")),
+            "dup(3) = 5".to_owned(),
+            format!("writev(5, [{{iov_base=\"{}\", iov_len=1}}], 1) = 1", hex("c")),
+            format!("pwrite64(4, \"{}\", 3, 9) = 2", hex("xyz")),
+            "lseek(3, 1, 0) = 1".to_owned(),
+            format!("write(3, \"{}\", 1) = 1", hex("B")),
+            "fallocate(3, 0x1, 0, 4096) = 0".to_owned(),
+            "fdatasync(3) = 0".to_owned(),
+            "fsync(4) = -1 EIO (Input/output error) (INJECTED)".to_owned(),
+            format!("rename(\"{}\", \"{}\") = 0", hex("/r/d/f"), hex("/r/d/g")),
+            "ftruncate(5, 1) = 0".to_owned(),
+            open("/r/d/g", O_TRUNC | 2, 6),
+            open("/elsewhere", O_CREAT | 2, 7),
+            format!("write(7, \"{}\", 1) = 1", hex("q")),
+            open("/m", O_CREAT | O_APPEND | 1, 8),
+            format!("write(8, \"{}\", 8) = 8", hex("ACKED 3\n")),
+            format!("unlink(\"{}\") = 0", hex("/r/d/g")),
+        ]);
+        let expected = [
+            Action::NewDirectory(1),
+            names(0, &[("d", Some(1))]),
+            Action::NewFile(2),
+            names(1, &[("f", Some(2))]),
+            wrote(2, 0, "ab", false),
+            wrote(2, 2, "c", false),
+            wrote(2, 9, "xy", true),
+            wrote(2, 1, "B", false),
+            Action::Sync { node: 2, is_data_only: true },
+            Action::FailedSync(2),
+            names(1, &[("f", None), ("g", Some(2))]),
+            Action::Length { node: 2, length: 1 },
+            Action::Length { node: 2, length: 0 },
+            Action::Mark(Mark::Acked(3)),
+            names(1, &[("g", None)]),
+        ];
+        assert_eq!(actions.unwrap(), expected);
+    }
+
+    #[test]
+    fn locks_are_no_part_of_it_and_other_shared_maps_are_refused() {
+        let lock = open("/r/lock.mdb", O_CREAT | 2, 3);
+        let map = "mmap(NULL, 4096, 0x3, 0x1, 3, 0) = 0x7f0000000000".to_owned();
+        let write = format!("pwrite64(3, \"{}\", 1, 0) = 1", hex("l"));
+        assert_eq!(process(&[lock, map.clone(), write]).unwrap(), [Action::NewFile(1)]);
+        let data = open("/r/data.mdb", O_CREAT | 2, 3);
+        assert!(process(&[data.clone(), map]).is_err());
+        let only_read = "mmap(NULL, 4096, 0x1, 0x1, 3, 0) = 0x7f0000000000".to_owned();
+        assert!(process(&[data, only_read]).is_ok());
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused() {
+        let file = || open("/r/f", O_CREAT | 2, 3);
+        for call in [
+            "copy_file_range(3, NULL, 4, NULL, 5, 0) = 5",
+            "io_uring_setup(8, {}) = 5",
+            "fallocate(3, 0x3, 0, 4096) = 0",
+            "msync(0x7f00, 4096, 0x4) = 0",
+            "write(9, \"\\x61\", 1) = 1",
+            "ioctl(3, 0x40049409, 4) = 0",
+            "clone(child_stack=NULL, flags=0x11) = 8",
+        ] {
+            assert!(process(&[file(), call.to_owned()]).is_err(), "{call}");
+        }
+        assert!(
+            process(&[file(), "clone3({flags=0x3d0f00, exit_signal=0}, 88) = 8".into()]).is_ok()
+        );
+    }
+
+    #[test]
+    fn a_number_is_free_when_its_closing_begins() {
+        // Another thread gets 3 before the closing of the first 3 is seen to return.
+        let trace = format!(
+            "7 {}\n7 close(3 <unfinished ...>\n8 {}\n7 <... close resumed>) = 0\n\
+             8 write(3, \"{}\", 1) = 1\n",
+            open("/r/one", O_CREAT | 2, 3),
+            open("/r/two", O_CREAT | 2, 3),
+            hex("x")
+        );
+        let mut interpreter = Interpreter::new("/r", "/m");
+        interpreter.process(&strace::parse(trace.as_bytes()).unwrap()).unwrap();
+        let last = interpreter.finish().pop().unwrap();
+        assert_eq!(last.action, wrote(2, 0, "x", false));
+    }
+}

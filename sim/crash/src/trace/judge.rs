@@ -239,7 +239,7 @@ impl Judge<'_> {
         let image = disk.image(survival(at.1), &mut rng);
         counts.images += 1;
         let mut demanded = image.identity ^ u64::from(known.is_made);
-        for number in known.acked.iter().chain([&known.sent]) {
+        for number in known.acked.iter().chain([&known.sent, &known.latest]) {
             demanded = splitmix64(&mut demanded) ^ *number as u64;
         }
         if !self.seen.insert(demanded) {
