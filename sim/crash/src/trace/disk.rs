@@ -589,7 +589,7 @@ mod tests {
         let sync = Action::Sync { node: 1, is_data_only: false };
         script.disk.apply(&Effect { began: 100, returned: 103, action: write });
         script.disk.apply(&Effect { began: 102, returned: 104, action: sync.clone() });
-        assert_eq!(script.contents(Survival::Nothing), [vec![]]);
+        assert_eq!(script.contents(Survival::Nothing), [Vec::<u8>::new()]);
         script.disk.apply(&Effect { began: 105, returned: 106, action: sync });
         assert_eq!(script.contents(Survival::Nothing), [vec![1; 10]]);
     }
