@@ -16,7 +16,7 @@ use crate::pool::{CHALLENGES, EPOCH_S, Pool, challenge_entropy};
 use crate::wire;
 use bench::rng::Rng;
 use proto::Now;
-use serve::{Peer, Phase};
+use serve::{Core, Peer, Phase};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::rc::Rc;
@@ -401,12 +401,22 @@ impl<'a> World<'a> {
                 Heard::Failed => clients.failed(socket),
             }
         }
+        let out_before = tickets_of(&at.core);
         at.core.wake_up();
         at.machine.is_low = self.is_full && self.life.is_multiple_of(2);
         at.core.keep_time(now, &mut at.machine);
         let worked = at.core.work(now, &mut at.machine);
         if at.core.advance_drain(now, self.phase, &mut at.machine) {
             self.drained += 1;
+        }
+        let out = tickets_of(&at.core);
+        if out > out_before {
+            self.dice.marks.hit("ticket sent");
+        } else if out < out_before {
+            self.dice.marks.hit("ticket answered");
+        }
+        if out > 0 && at.core.backlog() > 0 {
+            self.dice.marks.hit("a ring was full with tickets out");
         }
         let asked = std::mem::take(&mut at.machine.asked);
         let wakes = std::mem::take(&mut at.machine.wakes);
@@ -541,6 +551,10 @@ impl<'a> World<'a> {
 
     /// The node is gone, with everything that it had not written down.
     pub fn end_life(&mut self, survive_of_256: u16) {
+        let cores = self.node.iter().flat_map(|node| &node.cores);
+        if cores.into_iter().any(|at| tickets_of(&at.core) > 0) {
+            self.dice.marks.hit("stopped with a ticket out");
+        }
         self.dice
             .tell(self.now_us, || format!("the node is gone, {survive_of_256} of 256 survive"));
         self.node = None;
@@ -770,6 +784,11 @@ impl<'a> World<'a> {
         }
         Ok(())
     }
+}
+
+/// Signatures that the shards of a core have let others check.
+fn tickets_of(core: &Core) -> usize {
+    core.owners.shards().map(|(_, shard)| shard.tickets_out()).sum()
 }
 
 /// An effect in a few words.
