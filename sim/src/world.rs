@@ -124,6 +124,8 @@ pub struct World<'a> {
     pub drained: usize,
     /// The node has ended by a fault: `true` for a power cut.
     pub crashed: Option<bool>,
+    /// It may end so in this life.
+    may_crash: bool,
     queue: BinaryHeap<Entry>,
     jobs: BTreeMap<u64, Job>,
     last_job: u64,
@@ -169,6 +171,7 @@ impl<'a> World<'a> {
             phase: Phase::Serving,
             drained: 0,
             crashed: None,
+            may_crash: false,
             queue: BinaryHeap::new(),
             jobs: BTreeMap::new(),
             last_job: 0,
@@ -226,6 +229,7 @@ impl<'a> World<'a> {
     /// What the plan has in store for this life, within `span_us`.
     pub fn schedule_faults(&mut self, span_us: u64, is_last: bool) {
         let plan = self.plan;
+        self.may_crash = !is_last;
         let fate = |world: &mut Self, parts: u64, happening: Happening| {
             if world.dice.rng.chance(parts, 4) {
                 world.soon(span_us, happening);
@@ -251,6 +255,16 @@ impl<'a> World<'a> {
         if plan.has(Fault::Compact) || plan.has(Fault::Remove) {
             (0..3).for_each(|_| fate(self, 3, Happening::Operate));
         }
+    }
+
+    /// What is over in an instant would hardly ever be struck by a crash: now and then one comes then.
+    fn maybe_crash_soon(&mut self) {
+        let may = [Fault::Kill, Fault::PowerCut].map(|fault| self.plan.has(fault));
+        if !self.may_crash || may == [false; 2] || !self.dice.rng.chance(1, 50) {
+            return;
+        }
+        let is_power = may[1] && (!may[0] || self.dice.rng.chance(1, 2));
+        self.soon(60, Happening::Crash { is_power });
     }
 
     /// Every client begins its operations.
@@ -412,6 +426,7 @@ impl<'a> World<'a> {
         let out = tickets_of(&at.core);
         if out > out_before {
             self.dice.marks.hit("ticket sent");
+            self.maybe_crash_soon();
         } else if out < out_before {
             self.dice.marks.hit("ticket answered");
         }

@@ -478,7 +478,12 @@ impl Home {
 fn page_rows(remaining: u64, parts: usize) -> u32 {
     let share = match parts {
         0 | 1 => remaining.saturating_add(1),
-        parts => (remaining.saturating_mul(2) / parts as u64).max(8).saturating_add(1),
+        // What a shard has of the newest rows spreads like chance: twice the root beyond the mean is
+        // enough nearly always, and a shard that has more is asked again.
+        parts => {
+            let mean = remaining / parts as u64;
+            mean.saturating_add(2 * mean.isqrt()).max(8).saturating_add(1)
+        }
     };
     share.min(u64::from(PAGE_ROWS_MAX)) as u32
 }
