@@ -12,8 +12,9 @@ use store::StoreEffect;
 
 /// Store effects and answers of one turn; what is left waits for the next.
 const STEPS_MAX: usize = 4_096;
-/// Signatures go elsewhere when half of the difference is at least one in so many of what is here.
-const HELP_SHARE_MIN: usize = 8;
+/// Signatures go elsewhere when half of the difference is at least one in so many of what is here: the
+/// other core has half as many or fewer. Cores that are busy alike would only write to each other.
+const HELP_SHARE_MIN: usize = 4;
 
 /// One shard of the core.
 pub struct Owned {

@@ -435,18 +435,21 @@ fn admit(shared: &Shared, stream: TcpStream, is_local: bool) {
         Peer::Remote(peer)
     };
     let stream = Rc::new(RefCell::new(stream));
-    let state = &mut *shared.borrow_mut();
-    state.accepted += 1;
-    let socket = Socket {
-        stream: Rc::clone(&stream),
-        reading: true,
-        is_told: true,
-        sending: None,
-        reader: None,
-        writer: None,
+    let id = {
+        let state = &mut *shared.borrow_mut();
+        state.accepted += 1;
+        let id = state.sockets.insert(Socket {
+            stream: Rc::clone(&stream),
+            reading: true,
+            is_told: true,
+            sending: None,
+            reader: None,
+            writer: None,
+        });
+        state.note(Noted::Accepted(id, peer));
+        id
     };
-    let id = state.sockets.insert(socket);
-    state.note(Noted::Accepted(id, peer));
+    // The task takes its first look at once, so nothing may be borrowed here.
     let shared = Rc::clone(shared);
     let reading = async move { poll_fn(|cx| read(&shared, id, &stream, cx)).await };
     glommio::spawn_local(reading).detach();
