@@ -165,7 +165,12 @@ pub const TABLE: &[Metric] = &[
         "Events waiting for a decision or for disk.",
     ),
     metric("bytes_held", Type::Gauge, Some("budget"), "Bytes held by each budget."),
-    metric("ingest_seconds", Type::Histogram, None, "From an event's arrival to its OK."),
+    metric(
+        "ingest_seconds",
+        Type::Histogram,
+        None,
+        "From an event's arrival to its OK; one event in eight.",
+    ),
     metric("commit_seconds", Type::Histogram, None, "From a log batch's submission to its sync."),
     metric("query_seconds", Type::Histogram, None, "From a REQ's arrival to its EOSE."),
     metric(
