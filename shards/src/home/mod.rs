@@ -337,7 +337,8 @@ struct Gathering {
 /// [`HELD_EVENTS_MAX`] per subscription.
 pub struct Home {
     config: HomeConfig,
-    clients: SeededMap<Client, ClientState>,
+    /// Boxed, since a map that has just grown is half empty.
+    clients: SeededMap<Client, Box<ClientState>>,
     subscriptions: Slab<Subscription>,
     index: SubIndex,
     queries: Slab<(u32, Merge)>,
@@ -571,6 +572,7 @@ impl Home {
 
     fn gone(&mut self, client: Client, fx: &mut HomeEffects) {
         let Some(state) = self.clients.remove(&client) else { return };
+        let state = *state;
         if let Some(Command::Submit(_, ToShard::Submit { ticket, .. })) = state.parked.as_deref()
             && let Some(number) = ticket.vanish
         {
