@@ -65,7 +65,7 @@ pub struct Waiting {
     pub event: EventIndex,
     /// When it left.
     pub sent_us: Micros,
-    /// A forged twin is under way as well, so nobody can tell whose answer is whose.
+    /// A forged twin or a spoilt copy is under way as well, so nobody can tell whose answer is whose.
     pub is_ambiguous: bool,
 }
 
@@ -83,6 +83,8 @@ pub struct Session {
     pub asked_keys: Vec<String>,
     /// EVENT messages without an answer, by id, oldest first.
     pub waiting: BTreeMap<String, Vec<Waiting>>,
+    /// Ids of events of which a spoilt copy was sent.
+    near_misses: BTreeSet<String>,
     /// Open subscriptions.
     pub subscriptions: BTreeMap<String, Subscription>,
     /// COUNT queries without an answer: the filters, when they left, the keys by then.
@@ -163,6 +165,7 @@ impl Client {
             keys: Vec::new(),
             asked_keys: Vec::new(),
             waiting: BTreeMap::new(),
+            near_misses: BTreeSet::new(),
             subscriptions: BTreeMap::new(),
             counts: BTreeMap::new(),
             auths: BTreeMap::new(),
@@ -222,6 +225,15 @@ impl Client {
         self.publish_this(pool, history, now_us, event)
     }
 
+    /// Something that has the id of an event goes out, and is answered like the event itself, or not
+    /// at all: from now on nobody can tell whose answer is whose.
+    pub fn expect_near_miss(&mut self, id: &str) {
+        let Some(session) = &mut self.session else { return };
+        session.near_misses.insert(id.to_owned());
+        let waiting = session.waiting.get_mut(id).into_iter().flatten();
+        waiting.for_each(|other| other.is_ambiguous = true);
+    }
+
     /// Publishes this event.
     pub fn publish_this(
         &mut self,
@@ -234,8 +246,8 @@ impl Client {
         history.sent(event, now_us);
         if let Some(session) = &mut self.session {
             let waiting = session.waiting.entry(pooled.fact.id.clone()).or_default();
-            let is_ambiguous =
-                waiting.iter().any(|other| other.is_ambiguous || other.event != event);
+            let is_ambiguous = session.near_misses.contains(&pooled.fact.id)
+                || waiting.iter().any(|other| other.is_ambiguous || other.event != event);
             waiting.push(Waiting { event, sent_us: now_us, is_ambiguous });
             if is_ambiguous {
                 waiting.iter_mut().for_each(|other| other.is_ambiguous = true);
