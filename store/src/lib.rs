@@ -22,6 +22,7 @@
 #![deny(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod bloom;
 pub mod delta;
 pub mod effect;
 pub mod fault;

@@ -218,7 +218,7 @@ impl Store {
             return;
         }
         let is_due = self.rewriting.is_plan_due || self.rewriting.compaction.is_some();
-        if !is_due || self.frozen.is_some() {
+        if !is_due || self.frozen.is_some() || self.upkeep.is_under_way() {
             return;
         }
         let Some(survey) = self.rewriting.survey.take() else {
