@@ -98,6 +98,11 @@ impl MemIndex {
         Self { secret, rows: Rc::new(RefCell::new(rows)), scanned: Rc::default() }
     }
 
+    /// Whether its upkeep has begun something and not ended it.
+    pub fn is_at_work(&self) -> bool {
+        Generations::read(&*self.rows.borrow()).is_ok_and(|have| have.is_at_work())
+    }
+
     /// What the last page took.
     pub fn last_scanned(&self) -> Scanned {
         self.scanned.get()

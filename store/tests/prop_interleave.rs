@@ -206,9 +206,15 @@ impl Run {
 #[test]
 fn late_answers_are_exact() {
     let (mut rows, mut answers, mut checkpoints) = (0, 0, 0);
-    let (mut sums, mut overlaid) = (0, 0);
+    let (mut sums, mut overlaid, mut sealed) = (0, 0, 0);
     for seed in 0..if cfg!(miri) { 1 } else { 200 } {
-        let config = StoreConfig { checkpoint_events: 8, segment_bytes_max: 5_000, ..config() };
+        let config = StoreConfig {
+            checkpoint_events: 8,
+            segment_bytes_max: 5_000,
+            generation_events: 5 + seed % 40,
+            upkeep_rows_max: 1 + (seed % 9) as u32 * 7,
+            ..config()
+        };
         let world = World::open(config, MemIndex::new(common::SECRET), MemSegments::default());
         let mut run = Run {
             world,
@@ -238,6 +244,7 @@ fn late_answers_are_exact() {
         sums += run.sums_checked;
         overlaid += run.sums_overlaid;
         checkpoints += run.world.store.stats().checkpoints;
+        sealed += run.world.store.stats().generations_sealed;
         run.held.clear();
         while !run.world.effects.is_empty() || !run.late.is_empty() {
             run.work();
@@ -250,6 +257,6 @@ fn late_answers_are_exact() {
         let stats = run.world.store.stats();
         assert!(stats.delta_events <= 16, "generations are freed when nobody needs them");
     }
-    assert!(rows > 0 && answers > 0 && checkpoints > 0);
+    assert!(rows > 0 && answers > 0 && checkpoints > 0 && sealed > 100, "{sealed} sealed");
     assert!(overlaid > 1_000 && sums > overlaid, "{overlaid} of {sums} sums");
 }
