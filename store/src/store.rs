@@ -145,7 +145,7 @@ impl Store {
             rewriting: rewriting::Rewriting::default(),
             purges: purge::unfinished(purges, &open, config.seed),
             space: space::Space::default(),
-            upkeep: upkeep::Upkeep::new(),
+            upkeep: upkeep::Upkeep::default(),
             is_closing: false,
             stats: StoreStats { torn_bytes: recovered.torn_bytes, ..StoreStats::default() },
             open,

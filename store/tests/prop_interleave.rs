@@ -132,9 +132,18 @@ impl Run {
         if self.world.effects.is_empty() {
             return;
         }
-        let at = self.draws.below(self.world.effects.len() as u64) as usize;
+        let mut at = self.draws.below(self.world.effects.len() as u64) as usize;
+        let is_upkeep = |effect: &StoreEffect| matches!(effect, StoreEffect::Upkeep(_));
+        // It takes many steps, among many reads.
+        if let Some(upkeep) = self.world.effects.iter().position(is_upkeep)
+            && self.draws.one_in(2)
+        {
+            at = upkeep;
+        }
         match &self.world.effects[at] {
-            StoreEffect::Log(_) | StoreEffect::Checkpoint(_) => self.world.perform(at),
+            StoreEffect::Log(_) | StoreEffect::Checkpoint(_) | StoreEffect::Upkeep(_) => {
+                self.world.perform(at);
+            }
             _ => {
                 let effect = self.world.effects.remove(at).unwrap();
                 let answer = perform(&self.world.index, &self.world.segments, effect);
@@ -212,7 +221,7 @@ fn late_answers_are_exact() {
             checkpoint_events: 8,
             segment_bytes_max: 5_000,
             generation_events: 5 + seed % 40,
-            upkeep_rows_max: 1 + (seed % 9) as u32 * 7,
+            upkeep_rows_max: 20 + (seed % 9) as u32 * 20,
             ..config()
         };
         let world = World::open(config, MemIndex::new(common::SECRET), MemSegments::default());

@@ -23,7 +23,8 @@ pub struct UpkeepRequest {
     pub generation_events: u64,
     /// Rows that one step copies or removes.
     pub rows_max: u32,
-    /// Share of a run's events, in percent, that are dead when it is written anew.
+    /// Share of a run's events, in percent, that are dead when it is written anew; with 0 a single
+    /// one is enough.
     pub dead_percent: u8,
 }
 

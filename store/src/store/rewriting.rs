@@ -317,7 +317,8 @@ impl Store {
                 self.rewriting.stage = Stage::Writing;
                 fx.push(StoreEffect::Rewrite(job));
             }
-            None => self.rewriting.compaction = None,
+            None if self.rewriting.compaction.take().is_some() => self.upkeep.be_thorough(),
+            None => {}
         }
     }
 

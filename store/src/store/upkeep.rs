@@ -10,25 +10,28 @@ use proto::Now;
 /// Pause after a step that found no room on the disk.
 const RETRY_MS: u64 = 10_000;
 
-/// Where the index's upkeep stands.
-#[derive(Debug)]
+/// Where the index's upkeep stands. What a process before this one left unfinished waits for the
+/// first checkpoint, as everything else does.
+#[derive(Debug, Default)]
 pub(super) struct Upkeep {
     /// Something may be due.
     is_wanted: bool,
     /// A step is under way.
     is_under_way: bool,
+    /// Every generation with anything dead in it is written anew, until nothing is due.
+    is_thorough: bool,
     retry_ms: u64,
 }
 
 impl Upkeep {
-    /// A process before this one may have been killed between two steps.
-    pub(super) fn new() -> Self {
-        Self { is_wanted: true, is_under_way: false, retry_ms: 0 }
-    }
-
     /// Whether the index is being written to.
     pub(super) fn is_under_way(&self) -> bool {
         self.is_under_way
+    }
+
+    /// The operator compacts: whatever is dead goes.
+    pub(super) fn be_thorough(&mut self) {
+        (self.is_wanted, self.is_thorough) = (true, true);
     }
 
     /// A checkpoint has changed what may be due.
@@ -45,7 +48,11 @@ impl Store {
         let is_due = self.upkeep.is_wanted && now.monotonic_ms >= self.upkeep.retry_ms;
         if is_free && is_due && !self.is_closing {
             self.upkeep.is_under_way = true;
-            fx.push(StoreEffect::Upkeep(self.config.upkeep()));
+            let mut request = self.config.upkeep();
+            if self.upkeep.is_thorough {
+                request.dead_percent = 0;
+            }
+            fx.push(StoreEffect::Upkeep(request));
         }
     }
 
@@ -61,7 +68,8 @@ impl Store {
                 return;
             }
             Did::Sealed { .. } => self.stats.generations_sealed += 1,
-            Did::Nothing | Did::Closed | Did::Began | Did::Copied | Did::Cleared => {}
+            Did::Nothing => self.upkeep.is_thorough = false,
+            Did::Closed | Did::Began | Did::Copied | Did::Cleared => {}
         }
         self.stats.generations = done.generations.into();
     }
