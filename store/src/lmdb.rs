@@ -501,6 +501,18 @@ impl Writing<'_> {
     fn try_apply(&mut self, table: Table, rows: &Rows) -> Result<(), heed::Error> {
         let to = &self.tables[table as usize];
         let flags = self.put_flags(table, rows)?;
+        if rows.iter().all(|(_, value)| value.is_some()) {
+            // One cursor stays where the last row went, and finds the place of the next one in the
+            // same page without a search from the root.
+            let mut cursor = to.iter_mut(&mut self.txn)?;
+            for (key, value) in rows.iter() {
+                let value = value.unwrap_or_default();
+                // SAFETY: key and value must not lie in the map, which the write may move. They are
+                // borrowed from `rows`, whose bytes are its own.
+                unsafe { cursor.put_current_with_options::<Bytes>(flags, key, value)? };
+            }
+            return Ok(());
+        }
         for (key, value) in rows.iter() {
             match value {
                 Some(value) => to.put_with_flags(&mut self.txn, flags, key, value)?,

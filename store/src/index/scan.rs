@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 pub const PAGE_ROWS_EXAMINED_MAX: usize = 4_096;
 /// Kinds of one author or tag that are merged; with more, the page goes by time alone.
 const KINDS_MERGED_MAX: usize = 64;
-/// Cursors of one page in all its generations, and seeks to find out what to open. Each costs a seek
+/// Cursors of one page in all its generations, and seeks to find out which. Each costs a seek
 /// before the first row is known and all of them run in one go, so this many are milliseconds, while
 /// thousands of authors times dozens of kinds would be seconds. A page that would need more ends
 /// before the generation that is one too many, or, when it has got nowhere yet, goes through that
@@ -136,6 +136,8 @@ struct Merge<'a> {
     unopened: Vec<IndexGeneration>,
     cursors: Vec<Cursor>,
     heads: BinaryHeap<Head>,
+    /// Cursors, and seeks to find them, that the page may still take.
+    cursors_left: usize,
     seeks_left: usize,
 }
 
@@ -181,6 +183,7 @@ impl<'a> Merge<'a> {
             unopened,
             cursors: Vec::new(),
             heads: BinaryHeap::new(),
+            cursors_left: CURSORS_MAX,
             seeks_left: CURSORS_MAX,
         };
         if !ids.is_empty() {
@@ -213,17 +216,18 @@ impl<'a> Merge<'a> {
             if !is_reached {
                 break;
             }
-            let opening = Opening::new(self.rows, next.lies, self.seeks_left);
-            let (windows, is_within_bounds, seeks_left) = opening.windows(self.request)?;
+            let mut opening = Opening::new(self.rows, next.lies, self.seeks_left);
+            let is_within_bounds = opening.add_all(self.request, self.cursors_left)?;
             if !is_within_bounds && let Some(end) = self.ends_above(&next) {
                 return Ok(Opened::EndsAt(end));
             }
             self.unopened.pop();
             let windows = match is_within_bounds {
-                true => windows,
+                true => opening.windows,
                 false => BTreeMap::from([((Table::Time, Vec::new()), self.window)]),
             };
-            self.seeks_left = seeks_left.saturating_sub(windows.len());
+            self.seeks_left = opening.seeks_left;
+            self.cursors_left = self.cursors_left.saturating_sub(windows.len());
             self.open(next.lies, windows)?;
         }
         Ok(Opened::Yes)
@@ -345,7 +349,7 @@ struct Opening<'a> {
     rows: &'a dyn ReadRows,
     lies: Lies,
     windows: Windows,
-    /// Seeks left to find the kinds of authors and tags, and for cursors.
+    /// Seeks left to find the kinds of authors and tags.
     seeks_left: usize,
 }
 
@@ -354,15 +358,14 @@ impl<'a> Opening<'a> {
         Self { rows, lies, windows: BTreeMap::new(), seeks_left }
     }
 
-    /// The cursors to open, whether there are seeks left for them, and how many are left without
-    /// them.
-    fn windows(mut self, request: &ScanRequest) -> Result<(Windows, bool, usize), WorldError> {
+    /// Adds what every stream needs; `false` when that is too much.
+    fn add_all(&mut self, request: &ScanRequest, cursors_left: usize) -> Result<bool, WorldError> {
         for stream in request.streams.iter().filter(|stream| stream.since <= stream.until) {
-            if !self.add(stream)? || self.windows.len() > self.seeks_left {
-                return Ok((self.windows, false, self.seeks_left));
+            if !self.add(stream)? || self.windows.len() > cursors_left {
+                return Ok(false);
             }
         }
-        Ok((self.windows, true, self.seeks_left))
+        Ok(true)
     }
 
     /// Adds what a stream needs; `false` when finding that out took too many seeks.
