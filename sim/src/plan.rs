@@ -290,7 +290,7 @@ impl Sizes {
             sketch_bytes_max: *rng.pick(&[64, 4_096, 1 << 20]),
             dead_percent: *rng.pick(&[5, 30, 60]),
             erase_after_s: *rng.pick(&[4, 20, 120, 86_400]),
-            generation_events: *rng.pick(&[6, 25, 100, 300]),
+            generation_events: *rng.pick(&[5, 15, 60, 250]),
             upkeep_rows_max: *rng.pick(&[3, 20, 100, 1_000]),
             verify_slice: *rng.pick(&[1, 4, 16]),
             recent_ids_max: *rng.pick(&[2, 30, 16_384]),

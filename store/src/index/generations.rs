@@ -13,9 +13,12 @@
 //! nothing: one tree is one search. Expirations are removed by the first key of the table.
 //!
 //! **Ids** are split although they are asked for by key, because every event has one and they come
-//! in no order: in one table of millions each of them costs a page of its own at every checkpoint.
-//! Who looks for an id looks into the open generation, then, newest first, into those whose filter
-//! ([`crate::index::filter`]) says "maybe": one, as a rule.
+//! in no order: with four million of them in one table, a checkpoint of 65,536 touches 85 % of its
+//! 35,000 pages, one for every second event. Who looks for an id looks into the open generation,
+//! then, newest first, into those whose filter ([`crate::index::filter`]) says "maybe": one, as a
+//! rule. The bench `generations` has the price: at four million events a question about a stored id
+//! takes a quarter more than in one table (one search of the open generation), one about an unknown
+//! id the same; a checkpoint with everything that sealing costs takes half.
 //!
 //! **The dead.** What dies in the open generation leaves its tables at the checkpoint that learns of
 //! it. In a closed one only the place, the slot and the expiration go; a row without a place is
