@@ -9,8 +9,10 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod budgets;
 pub mod corpus;
 pub mod filters;
+pub mod measure;
 pub mod rng;
 
 pub use corpus::signer::{Draft, Signer};
