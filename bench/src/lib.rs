@@ -12,6 +12,7 @@
 pub mod budgets;
 pub mod corpus;
 pub mod filters;
+pub mod floor;
 pub mod measure;
 pub mod rng;
 

@@ -51,6 +51,8 @@ impl Launch {
         ] {
             command.env(format!("TURNPIKE_RATES__{limit}"), "0");
         }
+        // Says that AUTH is not measured here; it would warn at each start otherwise.
+        command.env("TURNPIKE_RELAY__PUBLIC_URL", "ws://localhost");
         command.env("TURNPIKE_NETWORK__CONNECTIONS_MAX", "20000");
         command.current_dir(&data_dir);
         command.arg("--data-dir").arg(&data_dir).args(["--log-level", "warn"]);

@@ -191,8 +191,13 @@ impl Fanout<'_> {
                 Bound::AtMost(0.5),
             )
             .made_of(detail(&burst)),
-            Row::reported("send-coalesced", "  raw loop, 8 frames a send", per_frame_ns / s_ns, "S")
-                .made_of(format!("{:.3} us of CPU per frame", per_frame_ns / 1_000.0)),
+            Row::reported(
+                "send-coalesced",
+                "  raw loop, 8 frames a send",
+                per_frame_ns / s_ns,
+                "S",
+            )
+            .made_of(format!("{:.3} us of CPU per frame", per_frame_ns / 1_000.0)),
             Row::held(
                 "delivery",
                 "publish to last of 1,000, p50",
@@ -200,7 +205,10 @@ impl Fanout<'_> {
                 "us",
                 Bound::AtMost(bound_us),
             )
-            .made_of(format!("publish to OK p50 {ok_us:.0} us + 1.5 x 1,000 S ({:.0} us)", 1.5 * s_ns)),
+            .made_of(format!(
+                "publish to OK p50 {ok_us:.0} us + 1.5 x 1,000 S ({:.0} us)",
+                1.5 * s_ns
+            )),
         ])
     }
 

@@ -1,7 +1,11 @@
 //! The lines of the table, each with the rows that it measures.
 
+mod bulk;
 mod fanout;
 mod ingest;
+mod latency;
+mod memory;
+mod query;
 
 use super::Session;
 use super::table::Row;
@@ -19,6 +23,13 @@ pub const ALL: &[Line] = &[
     Line { keys: ingest::KEYS, run: ingest::measure },
     Line { keys: ingest::REFUSAL_KEYS, run: ingest::measure_refusals },
     Line { keys: fanout::KEYS, run: fanout::measure },
+    Line { keys: query::KEYS, run: query::measure },
+    Line { keys: query::PAGE_KEYS, run: query::measure_pages },
+    Line { keys: latency::KEYS, run: latency::measure },
+    Line { keys: memory::KEYS, run: memory::measure },
+    Line { keys: bulk::IMPORT_KEYS, run: bulk::measure_import },
+    Line { keys: bulk::SHARD_KEYS, run: bulk::measure_shards },
+    Line { keys: bulk::DISK_KEYS, run: bulk::measure_disk },
 ];
 
 /// All names that `--only` knows.
