@@ -12,12 +12,13 @@
 )]
 
 pub mod lines;
+pub mod profile;
 pub mod store;
 pub mod table;
 
 use crate::measure::cpu;
 use crate::measure::events::{Maker, Spec};
-use crate::measure::relay::Launch;
+use crate::measure::relay::{Launch, Relay};
 use crate::measure::units::{Cost, Verification};
 use anyhow::ensure;
 use indicatif::ProgressBar;
@@ -48,6 +49,8 @@ pub struct Options {
     pub is_refill: bool,
     /// Start of every choice.
     pub seed: u64,
+    /// Where profiles of the relay are written, if they are wanted.
+    pub profile_dir: Option<PathBuf>,
 }
 
 /// What the lines share.
@@ -106,6 +109,15 @@ impl Session {
     pub fn wants(&self, keys: &[&str]) -> bool {
         let only = &self.options.only;
         only.is_empty() || only.iter().any(|name| keys.contains(&name.as_str()))
+    }
+
+    /// Samples the relay until the result is dropped, if profiles are wanted.
+    ///
+    /// # Errors
+    /// When `perf` cannot be run.
+    pub fn profile(&self, key: &str, relay: &Relay) -> anyhow::Result<Option<profile::Profile>> {
+        let directory = self.options.profile_dir.as_deref();
+        directory.map(|directory| profile::Profile::begin(directory, key, relay.pid())).transpose()
     }
 
     /// Says what is being done.

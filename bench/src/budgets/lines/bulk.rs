@@ -58,22 +58,19 @@ pub fn measure_import(session: &mut Session) -> anyhow::Result<Vec<Row>> {
     let all_cores = (rate_before + rate_after) / 2.0;
     let mut v = v_before;
     v.add(v_after);
-    let each_us = cpu_ns as f64 / events as f64 / 1_000.0;
-    Ok(vec![
-        Row::held(
-            "import",
-            "import, of what verification alone does",
-            rate / all_cores,
-            "x",
-            Bound::AtLeast(0.75),
-        )
-        .made_of(format!(
-            "{rate:.0} events/s against {all_cores:.0} verified/s on {} cores (wall time of both); \
-                 {each_us:.2} us of CPU per event = {:.2} V",
-            cpu::cores(),
-            each_us * 1_000.0 / v.each_ns(),
-        )),
-    ])
+    let each_ns = cpu_ns as f64 / events as f64;
+    // On a busy machine wall time says who was given the cores; CPU time says what would be left of
+    // them for more. The lesser of the two has been shown.
+    let (by_wall, by_cpu) = (rate / all_cores, v.each_ns() / each_ns);
+    let path = "import, of what verification alone does";
+    let value = by_wall.min(by_cpu);
+    Ok(vec![Row::held("import", path, value, "x", Bound::AtLeast(0.75)).made_of(format!(
+        "by wall time {by_wall:.2} ({rate:.0} events/s against {all_cores:.0} verified/s on {} cores), by CPU \
+         time {by_cpu:.2} ({:.2} us per event, V {:.2} us)",
+        cpu::cores(),
+        each_ns / 1_000.0,
+        v.each_ns() / 1_000.0,
+    ))])
 }
 
 /// V, and verifications per second of wall time on all cores.
@@ -120,7 +117,7 @@ fn two_shards(session: &mut Session) -> anyhow::Result<Row> {
         let frames = Frames::of(&maker, round * each..(round + 1) * each, |event| event);
         for (index, directory) in directories.iter().enumerate() {
             let relay = session.launch(index as u16 + 1).start(directory)?;
-            let published: Published = publish_all(session, &relay, &frames)?;
+            let published: Published = publish_all(session, "two-shards", &relay, &frames)?;
             relay.end()?;
             ensure!(published.outcomes.accepted == each, "{:?}", published.outcomes);
             ns_in_v[index] += published.in_v(published.each_ns());

@@ -149,16 +149,20 @@ impl Fanout<'_> {
         let (mut single, mut burst) = (Work::default(), Work::default());
         let eight = self.frame.repeat(COALESCED_FRAMES);
         session.say("one event to a thousand subscribers");
+        let profile = session.profile("fan-out", self.relay)?;
         for _ in 0..session.count(SINGLE_SLICES) {
             s.add(raw.slice(&self.frame, 1, session.ms(1_000))?);
             self.slice(1, session.ms(1_000), &mut single)?;
         }
+        drop(profile);
         session.say("bursts to a thousand subscribers");
+        let profile = session.profile("fan-out-coalesced", self.relay)?;
         for _ in 0..session.count(BURST_SLICES) {
             s.add(raw.slice(&self.frame, 1, session.ms(600))?);
             s8.add(raw.slice(&eight, COALESCED_FRAMES as u64, session.ms(400))?);
             self.slice(BURST_EVENTS, session.ms(1_000), &mut burst)?;
         }
+        drop(profile);
         session.say("time to the last of a thousand subscribers");
         let timed = self.timed(session.count(TIMED_EVENTS))?;
         let s_ns = s.each_ns();

@@ -64,9 +64,11 @@ impl Published {
 /// slices (its index) counts, too.
 pub(super) fn publish_all(
     session: &mut Session,
+    key: &str,
     relay: &Relay,
     frames: &Frames,
 ) -> anyhow::Result<Published> {
+    let _profile = session.profile(key, relay)?;
     let mut publishers = Publishers::connect(relay.address, CONNECTIONS)?;
     let (mut v, mut outcomes, mut wall_ns) = (Cost::default(), Outcomes::default(), 0);
     session.bar.set_length(frames.len() as u64);
@@ -94,7 +96,7 @@ pub fn measure(session: &mut Session) -> anyhow::Result<Vec<Row>> {
         let frames = Frames::of(&main.maker, fresh, |event| event);
         let relay = session.launch(0).start(&main.directory)?;
         session.say("publishing new events");
-        let published = publish_all(session, &relay, &frames)?;
+        let published = publish_all(session, "ingest", &relay, &frames)?;
         ensure_all_accepted(&published.outcomes)?;
         relay.end()?;
         let whole = published.in_v(published.each_ns());
@@ -113,7 +115,7 @@ pub fn measure(session: &mut Session) -> anyhow::Result<Vec<Row>> {
         let seed = session.options.seed ^ main.take(1)?.start;
         let maker = Maker::new(Spec { authors: 0, ..Spec::uniform(seed) });
         let frames = Frames::of(&maker, 0..session.count(BESIDE_EVENTS), |event| event);
-        let published = beside(session, &main, &frames)?;
+        let published = beside(session, "ingest-one-shot", &main, &frames)?;
         ensure_all_accepted(&published.outcomes)?;
         let value = published.in_v(published.each_ns());
         rows.push(
@@ -124,7 +126,7 @@ pub fn measure(session: &mut Session) -> anyhow::Result<Vec<Row>> {
     if session.wants(&["ingest-public"]) {
         let seed = session.options.seed ^ main.take(1)?.start;
         let frames = public_frames(seed, session.count(BESIDE_EVENTS));
-        let published = beside(session, &main, &frames)?;
+        let published = beside(session, "ingest-public", &main, &frames)?;
         let value = published.in_v(published.each_ns());
         let outcomes = &published.outcomes;
         let more = format!("; {} of them refused: {}", outcomes.refused, outcomes.reason);
@@ -136,9 +138,14 @@ pub fn measure(session: &mut Session) -> anyhow::Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn beside(session: &mut Session, main: &Prepared, frames: &Frames) -> anyhow::Result<Published> {
+fn beside(
+    session: &mut Session,
+    key: &str,
+    main: &Prepared,
+    frames: &Frames,
+) -> anyhow::Result<Published> {
     let relay = session.launch(0).start(&main.directory)?;
-    let published = publish_all(session, &relay, frames)?;
+    let published = publish_all(session, key, &relay, frames)?;
     relay.end()?;
     Ok(published)
 }
@@ -189,7 +196,7 @@ pub fn measure_refusals(session: &mut Session) -> anyhow::Result<Vec<Row>> {
         });
         let frames = Frames::joined(frames.iter().map(Vec::as_slice));
         session.say("publishing duplicates");
-        let published = publish_all(session, &relay, &frames)?;
+        let published = publish_all(session, "duplicate", &relay, &frames)?;
         let outcomes = &published.outcomes;
         ensure!(outcomes.duplicate == outcomes.sum(), "not all were duplicates: {outcomes:?}");
         let value = published.in_v(published.each_ns());
@@ -209,7 +216,7 @@ pub fn measure_refusals(session: &mut Session) -> anyhow::Result<Vec<Row>> {
             parts.pack()
         });
         session.say("publishing forged events");
-        let published = publish_all(session, &relay, &frames)?;
+        let published = publish_all(session, "bad-signature", &relay, &frames)?;
         let outcomes = &published.outcomes;
         ensure!(
             outcomes.refused == outcomes.sum() && outcomes.reason.contains("signature"),

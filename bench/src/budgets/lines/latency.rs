@@ -67,7 +67,7 @@ fn read_ok(reading: &mut dyn Read) -> anyhow::Result<()> {
         let mut payload = vec![0; length];
         reading.read_exact(&mut payload)?;
         if payload.starts_with(b"[\"OK\"") {
-            let accepted = payload.get(72..76) == Some(&b"true"[..]);
+            let accepted = payload.get(73..77) == Some(&b"true"[..]);
             ensure!(accepted, "an event was refused: {}", String::from_utf8_lossy(&payload));
             return Ok(());
         }

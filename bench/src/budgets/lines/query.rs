@@ -135,6 +135,7 @@ pub fn measure(session: &mut Session) -> anyhow::Result<Vec<Row>> {
         }
         session.say(path);
         let (mut v, mut asked) = (Cost::default(), Asked::default());
+        let _profile = session.profile(key, &relay)?;
         for slice in 0..SLICES {
             session.v_slice(&mut v)?;
             ask(&relay, &mut clients, slice, session.ms(1_000), filter, &mut asked)?;
@@ -179,6 +180,7 @@ fn by_id(
     let mut raw = SendLoop::new(RAW_SOCKETS)?;
     let filter = |rng: &mut Rng| rng.pick(&ids).clone();
     let (mut v, mut s, mut asked) = (Cost::default(), Cost::default(), Asked::default());
+    let _profile = session.profile("req-id", relay)?;
     for slice in 0..SLICES {
         session.v_slice(&mut v)?;
         s.add(raw.slice(&raw_frame(&answer), 1, session.ms(600))?);
@@ -228,6 +230,7 @@ pub fn measure_pages(session: &mut Session) -> anyhow::Result<Vec<Row>> {
         )
     };
     session.say("pages far back in time");
+    let profile = session.profile("pagination", &relay)?;
     let (mut near_cost, mut far_cost) = (Asked::default(), Asked::default());
     for slice in 0..SLICES {
         let near_page = |rng: &mut Rng| page(1, rng);
@@ -235,6 +238,7 @@ pub fn measure_pages(session: &mut Session) -> anyhow::Result<Vec<Row>> {
         let far_page = |rng: &mut Rng| page(far, rng);
         ask(&relay, &mut clients, slice, session.ms(1_000), &far_page, &mut far_cost)?;
     }
+    drop(profile);
     relay.end()?;
     for asked in [&near_cost, &far_cost] {
         ensure!(asked.events == asked.questions * PAGE_ROWS, "a page was not full");

@@ -8,6 +8,8 @@
     reason = "measuring tools read clocks, start threads, and open sockets and files"
 )]
 
+pub mod report;
+
 use crate::measure::cpu::{cores, monotonic_ns, thread_ns};
 use crate::measure::units::pin;
 use anyhow::{Context, ensure};
@@ -30,8 +32,6 @@ pub const MESSAGE_BYTES: usize = 520;
 pub const ANSWER_BYTES: usize = 80;
 /// The file, written before so that no sync has to write down a new length. Used round and round.
 const FILE_BYTES: u64 = 16 << 20;
-/// What the owner's writes are aligned to, as a log's are not: a message more or less is a block more
-/// or less on any of them.
 const EPOLL_EVENTS: usize = 256;
 /// The descriptor by which the owner rings, among the connections.
 const BELL: u64 = u64::MAX;
