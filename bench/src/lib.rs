@@ -11,6 +11,7 @@
 
 pub mod corpus;
 pub mod filters;
+pub mod load;
 pub mod rng;
 
 pub use corpus::signer::{Draft, Signer};
