@@ -13,6 +13,7 @@ pub mod corpus;
 pub mod filters;
 pub mod load;
 pub mod rng;
+pub mod scenario;
 
 pub use corpus::signer::{Draft, Signer};
 pub use corpus::{Corpus, CorpusOptions, Role, Sample, Shape};

@@ -40,13 +40,6 @@ impl Frames {
         self.keys.push(key);
     }
 
-    /// Appends a frame that is already complete.
-    pub(crate) fn push_frame(&mut self, bytes: &[u8], key: u64) {
-        self.bytes.extend_from_slice(bytes);
-        self.ends.push(self.bytes.len() as u64);
-        self.keys.push(key);
-    }
-
     /// Builds the index of ids.
     pub(crate) fn finish(&mut self) {
         let slots = (self.keys.len() * 2).next_power_of_two().max(2);
