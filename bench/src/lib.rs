@@ -17,9 +17,11 @@ pub mod corpus;
 pub mod filters;
 pub mod floor;
 pub mod instructions;
+pub mod load;
 pub mod measure;
 pub mod rng;
 pub mod runtime;
+pub mod scenario;
 
 pub use corpus::signer::{Draft, Signer};
 pub use corpus::{Corpus, CorpusOptions, Role, Sample, Shape};

@@ -3,6 +3,7 @@
 use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -39,24 +40,21 @@ impl Profile {
         Ok(Self { perf, samples })
     }
 
+    /// Functions by their own time, then by their time with all that they call. The stacks of optimised
+    /// code are often cut, so the second list says most about system calls.
     fn write_text(&self) -> anyhow::Result<()> {
-        let out = File::create(self.samples.with_extension("txt"))?;
-        Command::new("perf")
-            .args([
-                "report",
-                "--stdio",
-                "--no-children",
-                "-g",
-                "none",
-                "--percent-limit",
-                PERCENT_MIN,
-            ])
-            .args(["--sort", "comm,symbol", "-i"])
-            .arg(&self.samples)
-            .stdin(Stdio::null())
-            .stdout(out)
-            .stderr(Stdio::null())
-            .status()?;
+        let mut out = File::create(self.samples.with_extension("txt"))?;
+        for (title, children) in [("own time", "--no-children"), ("with callees", "--children")] {
+            writeln!(out, "### {title}")?;
+            Command::new("perf")
+                .args(["report", "--stdio", "-g", "none", "--percent-limit", PERCENT_MIN, children])
+                .args(["--sort", "symbol", "-i"])
+                .arg(&self.samples)
+                .stdin(Stdio::null())
+                .stdout(out.try_clone()?)
+                .stderr(Stdio::null())
+                .status()?;
+        }
         Ok(())
     }
 }

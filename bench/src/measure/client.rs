@@ -1,5 +1,7 @@
 //! One connection that sends bytes made beforehand and waits for what they are answered with.
 
+use crate::load::frame::{self, Opcode};
+use crate::load::{Target, read_upgrade};
 use anyhow::{Context, bail, ensure};
 use proto::{Event, EventId};
 use std::io::{ErrorKind, Read, Write};
@@ -10,56 +12,20 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes asked of the kernel at once.
 const READ_BYTES: usize = 256 * 1024;
-/// A key that masks visibly; any will do, for nobody is between us and the relay.
-const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
-
-/// Appends `payload` as one masked text frame.
-pub fn write_frame(payload: &[u8], out: &mut Vec<u8>) {
-    out.push(0x81);
-    match payload.len() {
-        length @ 0..=125 => out.push(0x80 | length as u8),
-        length @ 126..=65_535 => {
-            out.push(0x80 | 126);
-            out.extend_from_slice(&(length as u16).to_be_bytes());
-        }
-        length => {
-            out.push(0x80 | 127);
-            out.extend_from_slice(&(length as u64).to_be_bytes());
-        }
-    }
-    out.extend_from_slice(&MASK);
-    let masked = payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask);
-    out.extend(masked);
-}
-
 /// The frame of `["EVENT",<event>]`.
 pub fn event_frame(event: &Event) -> Vec<u8> {
-    let mut payload = b"[\"EVENT\",".to_vec();
-    event.view().write_json(&mut payload);
-    payload.push(b']');
-    let mut frame = Vec::with_capacity(payload.len() + 8);
-    write_frame(&payload, &mut frame);
+    let mut json = Vec::new();
+    event.view().write_json(&mut json);
+    let mut frame = Vec::with_capacity(json.len() + 20);
+    frame::write_text(&[b"[\"EVENT\",", &json, b"]"], &mut frame);
     frame
 }
 
 /// The frame of `["REQ",<sub>,<filter>]`.
 pub fn req_frame(sub: &str, filter: &str) -> Vec<u8> {
     let mut frame = Vec::new();
-    write_frame(format!("[\"REQ\",\"{sub}\",{filter}]").as_bytes(), &mut frame);
+    frame::write_text(&[format!("[\"REQ\",\"{sub}\",{filter}]").as_bytes()], &mut frame);
     frame
-}
-
-/// Length of the header and of the payload of the frame that `bytes` begin with; `None` while its
-/// header is incomplete.
-pub fn frame_lengths(bytes: &[u8]) -> Option<(usize, usize)> {
-    match bytes.get(1)? & 0x7f {
-        126 => Some((4, usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?)))),
-        127 => {
-            let length = u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?);
-            Some((10, usize::try_from(length).ok()?))
-        }
-        length => Some((2, usize::from(length))),
-    }
 }
 
 /// Connects and upgrades; what comes behind the upgrade stays in the socket.
@@ -72,21 +38,15 @@ pub fn upgraded(address: SocketAddr) -> anyhow::Result<TcpStream> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    let request = format!(
-        "GET / HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes())?;
+    let target = Target::parse(&format!("ws://{address}"))?;
+    stream.write_all(&target.upgrade())?;
     let mut head = Vec::new();
     // Byte by byte, so that no frame is taken with it; it happens once per connection.
-    while !head.ends_with(b"\r\n\r\n") {
+    while read_upgrade(&head).map_err(|why| anyhow::anyhow!("{address}: {why}"))?.is_none() {
         let mut byte = [0];
         ensure!(stream.read(&mut byte)? == 1, "{address} closes instead of upgrading");
         head.push(byte[0]);
-        ensure!(head.len() < 8_192, "{address} answers the upgrade without an end");
     }
-    let first = String::from_utf8_lossy(&head[..head.len().min(12)]).into_owned();
-    ensure!(first.ends_with(" 101"), "{address} refuses the upgrade: {first}");
     Ok(stream)
 }
 
@@ -122,21 +82,24 @@ impl Client {
     /// When the relay closes, or is silent for too long.
     pub fn receive(&mut self) -> anyhow::Result<&[u8]> {
         loop {
-            let unread = &self.read[self.at..];
-            if let Some((head, length)) = frame_lengths(unread)
-                && unread.len() >= head + length
-            {
-                let opcode = unread[0] & 0x0f;
-                let from = self.at + head;
-                self.at = from + length;
+            if let Some(next) = frame::read(&self.read[self.at..])? {
+                let (opcode, length) = (next.opcode, next.payload.len());
+                self.at += next.bytes;
+                let payload = self.at - length..self.at;
                 match opcode {
-                    1 => return Ok(&self.read[from..self.at]),
-                    8 => bail!(
-                        "the relay closes: {:?}",
-                        String::from_utf8_lossy(&self.read[from..self.at])
-                    ),
-                    9 => self.stream.write_all(&[0x8a, 0x80, 0, 0, 0, 0])?,
-                    _ => {}
+                    Opcode::Data => return Ok(&self.read[payload]),
+                    Opcode::Close => {
+                        bail!(
+                            "the relay closes: {:?}",
+                            String::from_utf8_lossy(&self.read[payload])
+                        )
+                    }
+                    Opcode::Ping => {
+                        let mut pong = Vec::new();
+                        frame::write_pong(&self.read[payload], &mut pong);
+                        self.stream.write_all(&pong)?;
+                    }
+                    Opcode::Continuation | Opcode::Pong => {}
                 }
                 continue;
             }
@@ -247,30 +210,4 @@ impl Outcomes {
 /// A filter for one id.
 pub fn id_filter(id: &EventId) -> String {
     format!("{{\"ids\":[\"{}\"]}}", id.to_hex())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn frames_of_every_length_are_read_as_written() {
-        for length in [0, 1, 125, 126, 500, 65_535, 65_536] {
-            let payload = vec![b'x'; length];
-            let mut frame = Vec::new();
-            write_frame(&payload, &mut frame);
-            let (head, read) = frame_lengths(&frame).unwrap();
-            // A client's frames have a key of four bytes behind the header.
-            assert_eq!((head + 4 + read, read), (frame.len(), length));
-            let unmasked: Vec<u8> = frame[head + 4..]
-                .iter()
-                .zip(MASK.iter().cycle())
-                .map(|(byte, mask)| byte ^ mask)
-                .collect();
-            assert_eq!(unmasked, payload);
-            for cut in 0..head {
-                assert_eq!(frame_lengths(&frame[..cut]), None);
-            }
-        }
-    }
 }

@@ -1,6 +1,6 @@
 //! Many connections that are only read from, by one thread: subscribers of a fan-out, idle clients.
 
-use super::client::{frame_lengths, upgraded};
+use super::client::upgraded;
 use anyhow::{Context, ensure};
 use rustix::event::epoll;
 use rustix::fd::OwnedFd;
@@ -11,6 +11,19 @@ use std::net::{SocketAddr, TcpStream};
 const READY_MAX: usize = 1_024;
 /// Bytes read from one socket at once.
 const READ_BYTES: usize = 64 * 1024;
+
+/// Length of the header and of the payload of the frame that `bytes` begin with; `None` while its
+/// header is incomplete.
+fn frame_lengths(bytes: &[u8]) -> Option<(usize, usize)> {
+    match bytes.get(1)? & 0x7f {
+        126 => Some((4, usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?)))),
+        127 => {
+            let length = u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?);
+            Some((10, usize::try_from(length).ok()?))
+        }
+        length => Some((2, usize::from(length))),
+    }
+}
 
 /// Counts the frames in a stream of bytes that is cut anywhere.
 #[derive(Debug, Default)]

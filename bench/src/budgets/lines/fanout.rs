@@ -176,8 +176,7 @@ impl Fanout<'_> {
             )
         };
         let per_frame_ns = s8.each_ns() / COALESCED_FRAMES as f64;
-        let (ok_us, last_us) = timed;
-        let bound_us = ok_us + 1.5 * 1_000.0 * s_ns / 1_000.0;
+        let bound_us = timed.ok_us + 1.5 * 1_000.0 * s_ns / 1_000.0;
         Ok(vec![
             Row::held(
                 "fan-out",
@@ -205,12 +204,14 @@ impl Fanout<'_> {
             Row::held(
                 "delivery",
                 "publish to last of 1,000, p50",
-                last_us,
+                timed.last_us,
                 "us",
                 Bound::AtMost(bound_us),
             )
             .made_of(format!(
-                "publish to OK p50 {ok_us:.0} us + 1.5 x 1,000 S ({:.0} us)",
+                "publish to OK p50 {:.0} us ({:.0} us when it is delivered to 1,000) + 1.5 x 1,000 S ({:.0} us)",
+                timed.ok_us,
+                timed.heard_ok_us,
                 1.5 * s_ns
             )),
         ])
@@ -241,17 +242,17 @@ impl Fanout<'_> {
         Ok(())
     }
 
-    /// Medians of publish to OK and of publish to the last delivery, in microseconds.
-    fn timed(&mut self, count: u64) -> anyhow::Result<(f64, f64)> {
-        let (mut ok_us, mut last_us) = (Vec::new(), Vec::new());
+    /// Medians, in microseconds. OK is timed with events that nobody has subscribed to: the deliveries
+    /// of its event, if they hold it up, are no excuse for the last of them.
+    fn timed(&mut self, count: u64) -> anyhow::Result<Timed> {
+        let unheard = Maker::new(Spec { kind: KIND + 1, ..self.maker.spec().clone() });
+        let (mut ok_us, mut heard_ok_us, mut last_us) = (Vec::new(), Vec::new(), Vec::new());
         for index in self.next..self.next + count {
+            ok_us.push(self.publish(&event_frame(&unheard.event(index)))?.1);
             let frame = event_frame(&self.maker.event(index));
             let expected = self.audience.received.load(Ordering::Relaxed) + SUBSCRIBERS as u64;
-            std::thread::sleep(std::time::Duration::from_millis(5));
-            let began_ns = monotonic_ns();
-            self.publisher.send(&frame)?;
-            self.publisher.outcomes(1)?;
-            ok_us.push((monotonic_ns() - began_ns) as f64 / 1_000.0);
+            let (began_ns, us) = self.publish(&frame)?;
+            heard_ok_us.push(us);
             // Looked at without pause: a sleep here would be in the figure.
             while self.audience.received.load(Ordering::Relaxed) < expected {
                 ensure!(monotonic_ns() - began_ns < 30_000_000_000, "deliveries are missing");
@@ -260,6 +261,26 @@ impl Fanout<'_> {
             last_us.push((monotonic_ns() - began_ns) as f64 / 1_000.0);
         }
         self.next += count;
-        Ok((median(&mut ok_us), median(&mut last_us)))
+        Ok(Timed {
+            ok_us: median(&mut ok_us),
+            heard_ok_us: median(&mut heard_ok_us),
+            last_us: median(&mut last_us),
+        })
     }
+
+    /// Publishes after a pause in which everybody falls asleep; when, and how long OK took.
+    fn publish(&mut self, frame: &[u8]) -> anyhow::Result<(u64, f64)> {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        let began_ns = monotonic_ns();
+        self.publisher.send(frame)?;
+        self.publisher.outcomes(1)?;
+        Ok((began_ns, (monotonic_ns() - began_ns) as f64 / 1_000.0))
+    }
+}
+
+/// Medians of an event with a thousand subscribers and of one with none.
+struct Timed {
+    ok_us: f64,
+    heard_ok_us: f64,
+    last_us: f64,
 }

@@ -3,10 +3,11 @@
 use super::super::table::{Bound, Row, median, percentile};
 use super::super::{Session, cpu, store};
 use crate::floor::{self, Floor};
-use crate::measure::client::{event_frame, frame_lengths, upgraded};
+use crate::load::frame;
+use crate::measure::client::{event_frame, upgraded};
 use crate::measure::events::{Maker, Spec};
 use crate::measure::units::Cost;
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use std::io::Read;
 
 pub const KEYS: &[&str] = &["ok-latency"];
@@ -53,23 +54,55 @@ pub fn measure(session: &mut Session) -> anyhow::Result<Vec<Row>> {
 
 /// Reads one frame of the relay, which has to accept an event.
 fn read_ok(reading: &mut dyn Read) -> anyhow::Result<()> {
+    let mut unread = Vec::new();
     loop {
-        let mut head = vec![0; 2];
-        reading.read_exact(&mut head)?;
-        let more = match head[1] & 0x7f {
-            126 => 2,
-            127 => 8,
-            _ => 0,
-        };
-        head.resize(2 + more, 0);
-        reading.read_exact(&mut head[2..])?;
-        let (_, length) = frame_lengths(&head).unwrap_or_default();
-        let mut payload = vec![0; length];
-        reading.read_exact(&mut payload)?;
+        // Never more than is missing, so that nothing of the next frame is taken with this one.
+        while frame::read(&unread)?.is_none() {
+            let filled = unread.len();
+            unread.resize(filled + missing_bytes(&unread)?, 0);
+            reading.read_exact(&mut unread[filled..])?;
+        }
+        let payload = frame::read(&unread)?.map_or(&[][..], |frame| frame.payload);
         if payload.starts_with(b"[\"OK\"") {
             let accepted = payload.get(73..77) == Some(&b"true"[..]);
-            ensure!(accepted, "an event was refused: {}", String::from_utf8_lossy(&payload));
+            ensure!(accepted, "an event was refused: {}", String::from_utf8_lossy(payload));
             return Ok(());
         }
+        unread.clear();
+    }
+}
+
+/// Bytes that a frame which begins so still lacks, as far as its header tells.
+fn missing_bytes(begun: &[u8]) -> anyhow::Result<usize> {
+    let whole = match (begun.get(1).map(|second| second & 0x7f), begun) {
+        (None, _) => 2,
+        (Some(126), [_, _, high, low, ..]) => 4 + usize::from(u16::from_be_bytes([*high, *low])),
+        (Some(126), _) => 4,
+        (Some(127), _) => bail!("a message longer than any answer to an event"),
+        (Some(length), _) => 2 + usize::from(length),
+    };
+    Ok(whole - begun.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_read_one_by_one_and_refusals_are_told() {
+        let ok = |accepted: &str| {
+            let payload = format!("[\"OK\",\"{}\",{accepted},\"\"]", "0".repeat(64));
+            let mut frame = vec![0x81, payload.len() as u8];
+            frame.extend_from_slice(payload.as_bytes());
+            frame
+        };
+        let mut notice = vec![0x81, 126, 0, 200];
+        notice.extend([b'n'; 200]);
+        let stream = [notice, ok("true"), ok("true"), ok("false")].concat();
+        let mut reading = stream.as_slice();
+        read_ok(&mut reading).unwrap();
+        assert_eq!(reading.len(), ok("true").len() + ok("false").len());
+        read_ok(&mut reading).unwrap();
+        assert!(read_ok(&mut reading).is_err());
     }
 }

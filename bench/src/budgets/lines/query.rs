@@ -29,6 +29,11 @@ const RAW_SOCKETS: usize = 1_000;
 const PAGE_ROWS: u64 = 500;
 const FAR_PAGE: u64 = 1_000;
 
+/// A fiftieth of that is enough to see that everything works.
+fn stored_events(session: &Session) -> u64 {
+    if session.options.is_quick { STORED_EVENTS / 50 } else { STORED_EVENTS }
+}
+
 /// Questions and what they cost.
 #[derive(Default)]
 struct Asked {
@@ -100,7 +105,7 @@ fn connect(address: SocketAddr) -> anyhow::Result<Vec<Client>> {
 
 fn query_store(session: &Session) -> anyhow::Result<Prepared> {
     let spec = Spec { topics: TOPICS, per_second: 1, ..Spec::uniform(session.options.seed ^ 0x9) };
-    let events = session.count(STORED_EVENTS).min(STORED_EVENTS);
+    let events = stored_events(session);
     store::prepare(session, "query", spec, events, cpu::cores() as u16)
 }
 
@@ -213,7 +218,7 @@ fn raw_frame(payload: &[u8]) -> Vec<u8> {
 /// Page 1,000 of one author's events of one kind against page 1.
 pub fn measure_pages(session: &mut Session) -> anyhow::Result<Vec<Row>> {
     let spec = Spec { authors: 1, per_second: 1, ..Spec::uniform(session.options.seed ^ 0xdee9) };
-    let events = session.count(STORED_EVENTS).min(STORED_EVENTS);
+    let events = stored_events(session);
     let stored = store::prepare(session, "deep", spec, events, cpu::cores() as u16)?;
     let relay = session.launch(0).start(&stored.directory)?;
     let mut clients = connect(relay.address)?;
