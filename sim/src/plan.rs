@@ -140,6 +140,10 @@ pub struct Sizes {
     /// Of the shard.
     pub verify_slice: usize,
     /// Of the shard.
+    pub ticket_backlog: usize,
+    /// Of the shard.
+    pub ticket_credit: usize,
+    /// Of the shard.
     pub recent_ids_max: usize,
     /// Of the shard.
     pub ring_bytes_max: usize,
@@ -309,6 +313,8 @@ impl Sizes {
             socket_bytes: *rng.pick(&[700, 8_000, 200_000]),
             has_rates: rng.chance(1, 4),
             auth_required: rng.chance(1, 12),
+            ticket_backlog: *rng.pick(&[0, 1, 32]),
+            ticket_credit: *rng.pick(&[1, 5, 64]),
         }
     }
 }

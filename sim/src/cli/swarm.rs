@@ -25,6 +25,7 @@ const FAILURES_SHOWN: usize = 20;
 /// fault or a race leads to.
 const WANTED: &[&str] = &[
     "a core fell off the ring",
+    "a ring was full with tickets out",
     "a subscription was replaced",
     "authenticated",
     "bad signature refused",
@@ -57,11 +58,14 @@ const WANTED: &[&str] = &[
     "shut down in order",
     "start refused because of rot",
     "stopped while sealing",
+    "stopped with a ticket out",
     "stopped within a rewrite",
     "stopped within an effect",
     "storage full",
     "store behind",
     "subscription of a slow reader closed",
+    "ticket answered",
+    "ticket sent",
     "twins under way together",
     "wall clock ahead",
     "wall clock back",
