@@ -6,6 +6,8 @@
     reason = "the tool's shell: it opens files and asks the machine for its cores"
 )]
 
+mod measuring;
+
 use anyhow::Context;
 use bench::corpus::jsonl;
 use bench::{Corpus, CorpusOptions, Shape};
@@ -37,6 +39,8 @@ enum Command {
         turnpike-bench corpus --seed 7 --duplicates 800 --bad-signatures 20 | turnpike import -\n\n\
         Exit codes: 0 done, 1 failed, 2 wrong usage.")]
     Corpus(CorpusArgs),
+    #[command(flatten)]
+    Measuring(measuring::Command),
 }
 
 #[derive(Args)]
@@ -94,9 +98,10 @@ impl From<ShapeArg> for Shape {
     }
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<std::process::ExitCode> {
     match Cli::parse().command {
-        Command::Corpus(args) => corpus(&args),
+        Command::Corpus(args) => corpus(&args).map(|()| std::process::ExitCode::SUCCESS),
+        Command::Measuring(command) => measuring::run(command),
     }
 }
 

@@ -21,7 +21,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use store::effect::Question;
 use store::{
     Bodies, Index, Loc, LogEffect, Segments, Seq, StoreEffect, StoreInput, Unwritten, WorldError,
-    file, record, rewrite,
+    file, record, rewrite, seam,
 };
 
 /// After a read that had to wait for the disk, reads of the shard go to the pool for this long.
@@ -192,6 +192,9 @@ impl Performer {
                     let rows = index.expired(unix_s, after, rows_max);
                     StoreInput::Expired { token, rows }
                 });
+            }
+            StoreEffect::Upkeep(request) => {
+                self.in_pool(owner, true, move |index, _| seam::upkeep(&**index, &request))
             }
             StoreEffect::Survey => self.in_pool(owner, false, |index, segments| {
                 StoreInput::Surveyed(rewrite::survey(&**index, &*segments))

@@ -300,6 +300,8 @@ pub struct ShardStats {
     pub compaction: Option<CompactionProgress>,
     /// Log segments written by rewriting since the start, and the bytes that it gave back.
     pub rewritten: (u64, u64),
+    /// Generations of the index.
+    pub index_generations: u64,
 }
 
 /// From a shard to a home.

@@ -205,6 +205,8 @@ pub fn store_config(sizes: &Sizes, shard: ShardId) -> StoreConfig {
     config.sketch_bytes_max = sizes.sketch_bytes_max;
     config.dead_percent = sizes.dead_percent;
     config.erase_after_s = sizes.erase_after_s;
+    config.generation_events = sizes.generation_events;
+    config.upkeep_rows_max = sizes.upkeep_rows_max;
     config
 }
 

@@ -553,6 +553,8 @@ impl<'a> World<'a> {
         self.perform(id);
         let Some(job) = self.jobs.remove(&id) else { return };
         let (Some(answer), Some(node)) = (job.answer, &mut self.node) else { return };
+        let shard = job.asked.shard;
+        self.dice.tell(self.now_us, || format!("shard {shard} is told {}", brief(&answer)));
         node.cores[job.core].machine.ready.push_back((job.asked.owner, answer));
         self.meet_core(job.core, self.now_us);
     }
@@ -806,8 +808,8 @@ fn tickets_of(core: &Core) -> usize {
     core.owners.shards().map(|(_, shard)| shard.tickets_out()).sum()
 }
 
-/// An effect in a few words.
-fn brief(effect: &StoreEffect) -> String {
+/// An effect or an answer in a few words.
+fn brief(effect: &impl std::fmt::Debug) -> String {
     let mut text = format!("{effect:?}");
     let length = (0..=160).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     text.truncate(length);

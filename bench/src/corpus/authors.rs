@@ -11,8 +11,6 @@ use proto::nip::nip01::{KindClass, class};
 const AUTHOR_RECENT: usize = 6;
 /// Mean events per key, in tenths: 208.6 million events of 19.7 million keys.
 const EVENTS_PER_KEY_TENTHS: u64 = 106;
-/// Authors of a uniform workload.
-const EVEN_AUTHORS: usize = 1_000;
 
 /// An author of one event.
 #[derive(Clone, Copy, Debug)]
@@ -51,9 +49,9 @@ impl Authors {
         Self::new(seed, (1..=regular as u64).map(|rank| (1 << 40) / rank))
     }
 
-    /// A thousand keys of equal weight.
-    pub(super) fn even(seed: u64) -> Self {
-        Self::new(seed, (0..EVEN_AUTHORS).map(|_| 1))
+    /// `count` keys of equal weight.
+    pub(super) fn even(seed: u64, count: u32) -> Self {
+        Self::new(seed, (0..count.max(1)).map(|_| 1))
     }
 
     fn new(seed: u64, weights: impl Iterator<Item = u64>) -> Self {

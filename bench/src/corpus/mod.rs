@@ -13,6 +13,7 @@
 mod authors;
 mod body;
 pub mod jsonl;
+pub mod prepared;
 mod shape;
 pub mod signer;
 mod text;
@@ -42,6 +43,11 @@ pub enum Shape {
         /// Bytes of the rendered event.
         event_bytes: usize,
     },
+    /// Kind 30023 articles of exactly this many bytes of JSON, every one under a `d` of its own.
+    Articles {
+        /// Bytes of the rendered event.
+        event_bytes: usize,
+    },
 }
 
 /// What a corpus contains beyond its shape.
@@ -58,6 +64,8 @@ pub struct CorpusOptions {
     pub bad_signature_per_mille: u16,
     /// Submissions out of 10,000 that are older than what already holds their slot.
     pub stale_per_myriad: u16,
+    /// Keys that write in turn, in the shapes that are not public-relay traffic.
+    pub authors: u32,
 }
 
 impl Default for CorpusOptions {
@@ -69,6 +77,7 @@ impl Default for CorpusOptions {
             duplicate_per_mille: 0,
             bad_signature_per_mille: 0,
             stale_per_myriad: 20,
+            authors: 1_000,
         }
     }
 }
@@ -165,7 +174,7 @@ impl Corpus {
     pub fn new(shape: Shape, seed: u64, count: u64, options: CorpusOptions) -> Self {
         let authors = match shape {
             Shape::Public => Authors::zipf(seed, count),
-            Shape::Uniform { .. } => Authors::even(seed),
+            Shape::Uniform { .. } | Shape::Articles { .. } => Authors::even(seed, options.authors),
         };
         Self {
             shape,
@@ -209,7 +218,8 @@ impl Corpus {
         }
         let unsigned = match self.shape {
             Shape::Public => self.public_event(),
-            Shape::Uniform { event_bytes } => self.uniform_event(event_bytes),
+            Shape::Uniform { event_bytes } => self.uniform_event(1, event_bytes),
+            Shape::Articles { event_bytes } => self.uniform_event(30_023, event_bytes),
         };
         if unsigned.role != Role::BadSignature {
             if self.repeatable.len() == REPEATABLE_EVENTS {
@@ -305,18 +315,21 @@ impl Corpus {
         self.recent.push_back(past);
     }
 
-    fn uniform_event(&mut self, event_bytes: usize) -> Unsigned {
+    fn uniform_event(&mut self, kind: u16, event_bytes: usize) -> Unsigned {
         let bad = self.rng.chance(u64::from(self.options.bad_signature_per_mille), 1_000);
         let author = self.authors.draw(&mut self.rng, false);
         let created_at = self.clock();
-        let mut draft = Draft::new(1, created_at);
+        let mut draft = Draft::new(kind, created_at);
+        if class(kind) == KindClass::Addressable {
+            draft.push_tag(&["d", &self.made.to_string()]);
+        }
         let empty = without_signature(&draft, &author.signer);
         let mut json = Vec::new();
         empty.view().write_json(&mut json);
         let filler = event_bytes.saturating_sub(json.len());
         draft.set_content(&text::letters(&mut self.rng, filler));
         let role = if bad { Role::BadSignature } else { Role::Fresh };
-        self.finish(draft, 1, 0, &author, role)
+        self.finish(draft, kind, 0, &author, role)
     }
 }
 

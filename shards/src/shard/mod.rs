@@ -187,6 +187,7 @@ impl Shard {
             ingest_depth: self.ingest.depth(),
             compaction: self.store.compaction(),
             rewritten: (stats.rewrites, stats.bytes_reclaimed),
+            index_generations: stats.generations,
         }
     }
 

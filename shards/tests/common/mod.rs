@@ -189,6 +189,8 @@ impl World {
         config.checkpoint_events = setup.checkpoint_events;
         config.delta_bytes_max = setup.delta_bytes_max;
         config.hot_bytes_max = 64 * 1024;
+        config.generation_events = 40;
+        config.upkeep_rows_max = 60;
         let (index, segments) = (&*self.indexes[at], &self.segments[at]);
         let mut effects = Vec::new();
         let store = store::open(config, index, segments, self.now, &mut effects).unwrap();
