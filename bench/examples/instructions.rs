@@ -5,8 +5,9 @@
 //! Nothing here is random or looks at a clock, so the same build counts the same.
 #![allow(
     clippy::unwrap_used,
+    clippy::disallowed_methods,
     missing_docs,
-    reason = "a program for one purpose, with inputs of its own"
+    reason = "a program for one purpose, with inputs and an exit code of its own"
 )]
 
 use bench::measure::client::event_frame;

@@ -143,6 +143,7 @@ fn unsafe_violations(path: &str, text: &str) -> Vec<String> {
 fn print_violations(path: &str, text: &str) -> Vec<String> {
     let is_shell = path.contains("/tests/")
         || path.contains("/benches/")
+        || path.contains("/examples/")
         || path.contains("fuzz")
         || path.starts_with("engine/src")
         || path.ends_with("/main.rs");
