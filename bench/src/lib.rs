@@ -12,7 +12,9 @@
 pub mod corpus;
 pub mod filters;
 pub mod load;
+pub mod report;
 pub mod rng;
+pub mod run;
 pub mod scenario;
 
 pub use corpus::signer::{Draft, Signer};

@@ -431,7 +431,10 @@ impl Core {
 
     fn disconnect(&mut self, run: &mut Run<'_>, index: u32) {
         if self.connections[index as usize].state != State::Closed {
+            let before = run.record.totals.lost;
             self.drop_socket(run, index);
+            // What this client gave up by leaving is not the relay's loss.
+            run.record.totals.lost = before;
         }
     }
 
