@@ -333,7 +333,7 @@ impl<'a> Session<'a> {
     fn compile(&self, scenario: &Scenario, sizing: Sizing, repeat: u32) -> Compiled {
         // Every scenario and every repetition has events of its own.
         let name = crc32c::crc32c(scenario.name.as_bytes());
-        let mut state = self.args.seed ^ u64::from(name) << 32 ^ u64::from(repeat) << 20;
+        let mut state = self.args.seed ^ (u64::from(name) << 32) ^ (u64::from(repeat) << 20);
         let seed = bench::rng::splitmix64(&mut state);
         let template = format!(
             "{:<14} signing   {{bar:30}} {{human_pos}} of {{human_len}} events",

@@ -114,8 +114,12 @@ struct Run<'a> {
     outstanding: u64,
     /// Connections of a pipelined work that still have something to send.
     pipelines: u32,
-    /// Last time something arrived.
+    /// Last time something arrived at a connection that reads all there is.
     heard_ns: u64,
+    /// When the bytes arrived that are being taken in.
+    now_ns: u64,
+    /// When this core had nothing left to do.
+    done_ns: u64,
     last: super::record::Counts,
 }
 
@@ -160,6 +164,8 @@ impl Core {
             outstanding: 0,
             pipelines: 0,
             heard_ns: start_ns,
+            now_ns: start_ns,
+            done_ns: u64::MAX,
             last: super::record::Counts::default(),
         };
         let (cores, index) = (self.cores, self.index);
@@ -208,6 +214,7 @@ impl Core {
             let gave_up = now_ns >= end_ns.max(run.heard_ns) + work.patience_ns;
             if is_busy && (is_done && run.outstanding == 0 || gave_up) {
                 is_busy = false;
+                run.done_ns = now_ns;
                 live.busy.fetch_sub(1, Ordering::AcqRel);
             }
             if (!is_busy && run.is_settled(now_ns)) || live.stop.load(Ordering::Relaxed) {
@@ -477,7 +484,10 @@ impl Core {
                 }
             };
             run.record.totals.bytes_in += read as u64;
-            run.heard_ns = self.clock.now_ns();
+            run.now_ns = self.clock.now_ns();
+            if bytes_max == usize::MAX {
+                run.heard_ns = run.now_ns;
+            }
             if !self.take_bytes(run, index, &buffer[..read]) {
                 break;
             }
@@ -517,7 +527,7 @@ impl Core {
                 }
             }
         }
-        let now_ns = run.heard_ns;
+        let now_ns = run.now_ns;
         loop {
             match frame::read(&input[at..]) {
                 Ok(Some(frame)) => {
@@ -551,12 +561,12 @@ impl Core {
     fn opened(&mut self, run: &mut Run<'_>, index: u32) {
         let connection = &mut self.connections[index as usize];
         run.record.totals.connects += 1;
-        run.record.latency(Metric::Connect, connection.intended_ns, run.heard_ns);
+        run.record.latency(Metric::Connect, connection.intended_ns, run.now_ns);
         run.outstanding -= 1;
         let again = std::mem::take(&mut connection.standing);
         let asked_already = connection.asked.iter().filter(|asked| asked.is_standing).count();
         for request in again.iter().take(again.len() - asked_already) {
-            self.ask(run, index, *request, run.heard_ns, true);
+            self.ask(run, index, *request, run.now_ns, true);
         }
         self.connections[index as usize].standing = again;
         let to_write = self.connections[index as usize].unsent() > 0;
@@ -820,7 +830,9 @@ impl Run<'_> {
         let silent_ns = now_ns.saturating_sub(self.heard_ns.max(self.start_ns));
         match self.work.settle {
             Settle::Answers => true,
-            Settle::Quiet { ns } => silent_ns >= ns,
+            Settle::Quiet { ns } => {
+                silent_ns >= ns || now_ns >= self.done_ns.saturating_add(self.work.patience_ns)
+            }
             Settle::Deliveries { count } => {
                 self.live.deliveries.load(Ordering::Relaxed) >= count
                     || silent_ns >= self.work.patience_ns
