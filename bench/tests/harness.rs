@@ -24,7 +24,7 @@ fn tool(arguments: &[&str]) -> Output {
 
 fn run(url: &str, out: &Path, arguments: &[&str]) -> (Option<i32>, String) {
     let out = out.to_str().unwrap();
-    let output = tool(&[&["run", "--out", out], arguments, &[url]].concat());
+    let output = tool(&[&["run", "--out", out][..], arguments, &[url]].concat());
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     (output.status.code(), text + &String::from_utf8_lossy(&output.stderr))
 }
@@ -70,8 +70,11 @@ fn assert_complete(out: &Path) -> Report {
 fn every_scenario_runs_against_the_relay() {
     let Some(relay) = Relay::start() else { return };
     let directory = tempfile::tempdir().unwrap();
-    let (code, text) =
-        run(&relay.url, directory.path(), &[&["--all", "--gate", "errors"], &SMALL[..]].concat());
+    let (code, text) = run(
+        &relay.url,
+        directory.path(),
+        &[&["--all", "--gate", "errors"][..], &SMALL[..]].concat(),
+    );
     assert_eq!(code, Some(0), "{text}");
     let report = assert_complete(directory.path());
     assert!(report.relays[0].software.starts_with("turnpike"), "{:?}", report.relays);
@@ -110,7 +113,7 @@ fn every_scenario_runs_against_another_relay() {
         .expect("it says where it listens");
     let _nrb = Nrb(child);
     let (code, text) =
-        run(url.trim(), directory.path(), &[&["--all", "--gate", "none"], &SMALL[..]].concat());
+        run(url.trim(), directory.path(), &[&["--all", "--gate", "none"][..], &SMALL[..]].concat());
     assert_eq!(code, Some(0), "{text}");
     assert_complete(directory.path());
 }
@@ -127,12 +130,12 @@ fn thresholds_decide_the_exit_code_and_two_relays_compare() {
     let scenario = scenario.to_str().unwrap();
     let out = directory.path().join("out");
     let size = ["--scale", "1", "--time", "1"];
-    let (code, text) = run(&one.url, &out, &[&[scenario], &size[..]].concat());
+    let (code, text) = run(&one.url, &out, &[&[scenario][..], &size[..]].concat());
     assert_eq!(code, Some(3), "{text}");
     assert!(text.contains("BROKEN"), "{text}");
 
-    let versus = [&[scenario, "--vs", &other.url, "--repeat", "2", "--gate", "none"], &size[..]];
-    let (code, text) = run(&one.url, &out, &versus.concat());
+    let versus = [scenario, "--vs", &other.url, "--repeat", "2", "--gate", "none"];
+    let (code, text) = run(&one.url, &out, &[&versus[..], &size[..]].concat());
     assert_eq!(code, Some(0), "{text}");
     let result = &report(&out).scenarios[0];
     assert_eq!(result.runs.iter().map(|run| run.relay).collect::<Vec<_>>(), [0, 1, 1, 0]);
@@ -161,13 +164,15 @@ fn a_prepared_corpus_is_the_same_file_and_is_what_is_published() {
     let make = |out: &str, threads: &str| {
         let options = ["--seed", "5", "--count", "900", "--shape", "uniform-1k"];
         let form = ["--format", "prepared", "--threads", threads, "--out", out];
-        assert!(tool(&[&["corpus"], &options[..], &form[..]].concat()).status.success());
+        assert!(tool(&[&["corpus"][..], &options[..], &form[..]].concat()).status.success());
         std::fs::read(out).unwrap()
     };
     assert_eq!(make(&path("one"), "1"), make(&path("two"), "2"));
     let out = directory.path().join("out");
-    let arguments = ["large", "--scale", "1", "--time", "0.01", "--gate", "errors", "--corpus"];
-    let (code, text) = run(&relay.url, &out, &[&arguments[..], &[&path("one")]].concat());
+    let one = path("one");
+    let arguments =
+        ["large", "--scale", "1", "--time", "0.01", "--gate", "errors", "--corpus", &one];
+    let (code, text) = run(&relay.url, &out, &arguments);
     assert_eq!(code, Some(0), "{text}");
     let counts = &report(&out).scenarios[0].runs[0].counts;
     assert!(counts["accepted"] > 0 && counts["accepted"] == counts["published"], "{counts:?}");
@@ -184,7 +189,8 @@ fn a_probe_finds_a_rate_that_is_sustained() {
     // A bound that is met even by a busy machine: what is tested is the search, not the relay.
     let options =
         ["--p99-ms", "5000", "--slice-s", "1", "--start-per-s", "200", "--connections", "8"];
-    let probed = tool(&[&["probe", "--out", out_name], &options[..], &[&relay.url]].concat());
+    let probed =
+        tool(&[&["probe", "--out", out_name][..], &options[..], &[relay.url.as_str()]].concat());
     let text = String::from_utf8_lossy(&probed.stdout).into_owned();
     assert!(matches!(probed.status.code(), Some(0 | 4)), "{text}");
     let found: bench::run::probe::Capacity =

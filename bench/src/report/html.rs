@@ -73,12 +73,12 @@ fn head(out: &mut String, report: &Report) {
         broken => {
             let _ = write!(
                 out,
-                "<span class=\"pill bad\">{broken} scenarios break a threshold</span> "
+                "<span class=\"pill bad\">scenarios with a broken threshold: {broken}</span> "
             );
         }
     }
     if invalid > 0 {
-        let _ = write!(out, "<span class=\"pill warn\">{invalid} invalid runs</span>");
+        let _ = write!(out, "<span class=\"pill warn\">invalid runs: {invalid}</span>");
     }
     out.push_str("</p><section class=\"card\"><dl class=\"facts\">");
     let machine = &report.machine;
@@ -215,7 +215,7 @@ fn scenario(out: &mut String, report: &Report, result: &ScenarioResult) {
         let _ = write!(
             out,
             "<p class=\"note warn\">Run {} on {} is invalid: {}</p>",
-            run.repeat,
+            run.repeat + 1,
             escape(&report.relays[run.relay].name()),
             escape(&run.invalid.join("; "))
         );
@@ -390,7 +390,8 @@ fn over_time(result: &ScenarioResult, firsts: &[(&Run, &str)]) -> Vec<Plot> {
         band: Some(result.window_s),
         series,
     };
-    let (mut rates, mut delivered, mut tails, mut process) = (vec![], vec![], vec![], vec![]);
+    let (mut rates, mut delivered, mut tails) = (vec![], vec![], vec![]);
+    let (mut cpu, mut memory) = (vec![], vec![]);
     for (which, (run, who)) in firsts.iter().enumerate() {
         let add = |list: &mut Vec<Series>,
                    name: &str,
@@ -425,14 +426,14 @@ fn over_time(result: &ScenarioResult, firsts: &[(&Run, &str)]) -> Vec<Plot> {
         add(&mut tails, "publish to OK p50", 1, false, timeline(run, |point| ms(point.ok_p50_ns)));
         add(&mut tails, "REQ to EOSE p99", 2, true, timeline(run, |point| ms(point.eose_p99_ns)));
         add(&mut tails, "REQ to EOSE p50", 2, false, timeline(run, |point| ms(point.eose_p50_ns)));
-        let cpu = run.server.iter().map(|point| (point.at_s, point.cpu_percent)).collect();
-        add(&mut process, "relay CPU, % of a core", 1, false, cpu);
-        let memory = run
+        let busy = run.server.iter().map(|point| (point.at_s, point.cpu_percent)).collect();
+        add(&mut cpu, "all threads", 1, false, busy);
+        let resident = run
             .server
             .iter()
             .map(|point| (point.at_s, point.rss_bytes as f64 / f64::from(1 << 20)))
             .collect();
-        add(&mut process, "relay memory, MiB", 3, true, memory);
+        add(&mut memory, "resident", 3, false, resident);
     }
     // Seconds without an answer have no latency; on a logarithmic axis they are left out.
     for series in &mut tails {
@@ -442,7 +443,8 @@ fn over_time(result: &ScenarioResult, firsts: &[(&Run, &str)]) -> Vec<Plot> {
         plot("Throughput", "per second", Axis::Linear, rates),
         plot("Latency over time", "ms", Axis::Log, tails),
         plot("Events received", "per second", Axis::Linear, delivered),
-        plot("The relay's process", "% or MiB", Axis::Linear, process),
+        plot("CPU of the relay", "% of a core", Axis::Linear, cpu),
+        plot("Memory of the relay", "MiB", Axis::Linear, memory),
     ]
 }
 
@@ -485,7 +487,7 @@ fn run_tables(out: &mut String, who: &str, run: &Run) {
          <th>count</th><th>min</th><th>mean</th><th>p50</th><th>p95</th><th>p99</th><th>p99.9</th>\
          <th>max</th></tr></thead><tbody>",
         escape(who),
-        run.repeat
+        run.repeat + 1
     );
     for metric in Metric::ALL {
         let Some(distribution) = run.distributions.get(metric.name()) else { continue };

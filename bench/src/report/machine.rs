@@ -107,6 +107,8 @@ fn nip11(target: &Target) -> Option<String> {
     let to = answer.iter().rposition(|byte| *byte == b'}')?;
     let document: serde_json::Value = serde_json::from_slice(answer.get(from..=to)?).ok()?;
     let text = |key: &str| document.get(key).and_then(|value| value.as_str()).unwrap_or_default();
-    let software = text("software").rsplit('/').next().unwrap_or_default().trim_end_matches(".git");
+    // What has no software to name has at least a name.
+    let named = if text("software").is_empty() { text("name") } else { text("software") };
+    let software = named.rsplit('/').next().unwrap_or_default().trim_end_matches(".git");
     Some(format!("{software} {}", text("version")).trim().to_owned())
 }

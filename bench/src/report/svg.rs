@@ -60,7 +60,9 @@ impl Plot {
             return String::new();
         }
         let x_to = all().map(|point| point.0).fold(f64::MIN, f64::max).max(1e-9);
-        let x_from = all().map(|point| point.0).fold(f64::MAX, f64::min).min(x_to - 1e-9);
+        let first = all().map(|point| point.0).fold(f64::MAX, f64::min);
+        // What is plotted over time begins at the beginning, however late its first point.
+        let x_from = if self.band.is_some() { 0.0 } else { first }.min(x_to - 1e-9);
         let (y_from, y_to) = self.y_range(all().map(|point| point.1));
         let x = |value: f64| LEFT + (value - x_from) / (x_to - x_from) * (WIDTH - LEFT - RIGHT);
         let y = |value: f64| {

@@ -103,7 +103,8 @@ pub fn scenario(report: &Report, result: &ScenarioResult) -> String {
     }
     for run in result.runs.iter().filter(|run| !run.invalid.is_empty()) {
         let name = report.relays[run.relay].name();
-        let _ = writeln!(out, "  INVALID run {} on {name}: {}", run.repeat, run.invalid.join("; "));
+        let _ =
+            writeln!(out, "  INVALID run {} on {name}: {}", run.repeat + 1, run.invalid.join("; "));
     }
     out
 }
