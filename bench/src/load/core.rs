@@ -84,6 +84,11 @@ impl CoreUse {
         }
     }
 
+    /// Share of the window that the thread was ready and had no CPU: the machine's doing.
+    pub fn waiting(&self) -> f64 {
+        self.wait_ns as f64 / self.wall_ns.max(1) as f64
+    }
+
     /// Share of the window that the thread computed.
     pub fn busy(&self) -> f64 {
         self.cpu_ns as f64 / self.wall_ns.max(1) as f64

@@ -1,7 +1,7 @@
 //! Figures: every number that is compared, bounded or shown, by name, computed in one place.
 
 use super::{Distribution, Point, Run, ServerPoint};
-use crate::load::{Metric, Outcome, SECOND_NS, Sample};
+use crate::load::{CoreUse, Metric, Outcome, SECOND_NS, Sample};
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
 
@@ -81,6 +81,8 @@ pub fn compute(material: &Material<'_>) -> Run {
     rates(material, &mut run);
     server(material, &mut run);
     run.figures.insert("client_busy_percent".into(), material.outcome.client_busy() * 100.0);
+    let waits = material.outcome.cores.iter().map(CoreUse::waiting);
+    run.figures.insert("client_wait_percent".into(), waits.fold(0.0, f64::max) * 100.0);
     run.invalid = invalid(&run);
     run
 }
@@ -325,6 +327,7 @@ pub fn title(figure: &str) -> (String, &'static str) {
         ("server_disk_write_mb_per_s", "relay disk writes", "MB/s"),
         ("server_kib_per_connection", "relay memory per connection", "KiB"),
         ("client_busy_percent", "client CPU, busiest core", "%"),
+        ("client_wait_percent", "client waited for a CPU, worst core", "%"),
     ];
     if let Some((_, title, unit)) = known.iter().find(|(name, ..)| *name == figure) {
         return ((*title).to_owned(), unit);
