@@ -8,7 +8,7 @@ use bench::{Corpus, CorpusOptions, Shape};
 use clap::{Args, ValueEnum};
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const BAR: &str = "{bar:40} {human_pos} of {human_len} events, {per_sec}, {eta} left";
 
@@ -160,7 +160,7 @@ fn write_prepared(args: &CorpusArgs, out: &mut dyn Write) -> anyhow::Result<()> 
     Ok(())
 }
 
-fn import(dump: &PathBuf, format: Format, out: &mut dyn Write) -> anyhow::Result<()> {
+fn import(dump: &Path, format: Format, out: &mut dyn Write) -> anyhow::Result<()> {
     let name = dump.display().to_string();
     let file = File::open(dump).with_context(|| format!("cannot read {name}"))?;
     let description = format!("imported from {name}");

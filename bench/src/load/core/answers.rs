@@ -201,6 +201,10 @@ impl Core {
         }
         run.record.totals.deliveries += 1;
         run.record.totals.delivery_bytes += bytes;
+        if self.connections[index as usize].read_bytes_per_s > 0 {
+            // A slow reader's latency is its own making; what counts is that of the others.
+            return;
+        }
         let published = run
             .work
             .frames
