@@ -19,7 +19,9 @@ pub mod floor;
 pub mod instructions;
 pub mod load;
 pub mod measure;
+pub mod report;
 pub mod rng;
+pub mod run;
 pub mod runtime;
 pub mod scenario;
 

@@ -106,6 +106,24 @@ impl Prepared {
         Ok((prepared, refused))
     }
 
+    /// `count` of these events from the `first` on, beginning again at the end.
+    #[must_use]
+    pub fn rotated(&self, first: u64, count: u32) -> Self {
+        let mut rotated =
+            Self { seed: self.seed, description: self.description.clone(), ..Self::default() };
+        let length = u64::from(self.frames.len().max(1));
+        for offset in 0..u64::from(count) {
+            let index = ((first + offset) % length) as u32;
+            rotated.push(
+                self.frames.json(index),
+                self.frames.key(index),
+                self.roles[index as usize],
+            );
+        }
+        rotated.frames.finish();
+        rotated
+    }
+
     fn push(&mut self, json: &[u8], key: u64, role: Role) {
         self.frames.push_json(json, key);
         self.roles.push(role);

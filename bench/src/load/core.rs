@@ -3,10 +3,11 @@
 //! latency from the intended time, so that a relay that stalls cannot make the load wait for it.
 #![allow(clippy::disallowed_methods, reason = "reads the clock and its own files in /proc")]
 
+mod answers;
+
 use super::connection::{Asked, Connection, Pending, State};
 use super::fleet::{Live, Load, Settle, Work};
-use super::frame::{self, Opcode};
-use super::message::Message;
+use super::frame;
 use super::plan::{Action, Op};
 use super::record::{Metric, Record};
 use super::target::Target;
@@ -83,6 +84,11 @@ impl CoreUse {
         }
     }
 
+    /// Share of the window that the thread was ready and had no CPU: the machine's doing.
+    pub fn waiting(&self) -> f64 {
+        self.wait_ns as f64 / self.wall_ns.max(1) as f64
+    }
+
     /// Share of the window that the thread computed.
     pub fn busy(&self) -> f64 {
         self.cpu_ns as f64 / self.wall_ns.max(1) as f64
@@ -114,8 +120,12 @@ struct Run<'a> {
     outstanding: u64,
     /// Connections of a pipelined work that still have something to send.
     pipelines: u32,
-    /// Last time something arrived.
+    /// Last time something arrived at a connection that reads all there is.
     heard_ns: u64,
+    /// When the bytes arrived that are being taken in.
+    now_ns: u64,
+    /// When this core had nothing left to do.
+    done_ns: u64,
     last: super::record::Counts,
 }
 
@@ -160,6 +170,8 @@ impl Core {
             outstanding: 0,
             pipelines: 0,
             heard_ns: start_ns,
+            now_ns: start_ns,
+            done_ns: u64::MAX,
             last: super::record::Counts::default(),
         };
         let (cores, index) = (self.cores, self.index);
@@ -208,6 +220,7 @@ impl Core {
             let gave_up = now_ns >= end_ns.max(run.heard_ns) + work.patience_ns;
             if is_busy && (is_done && run.outstanding == 0 || gave_up) {
                 is_busy = false;
+                run.done_ns = now_ns;
                 live.busy.fetch_sub(1, Ordering::AcqRel);
             }
             if (!is_busy && run.is_settled(now_ns)) || live.stop.load(Ordering::Relaxed) {
@@ -431,7 +444,10 @@ impl Core {
 
     fn disconnect(&mut self, run: &mut Run<'_>, index: u32) {
         if self.connections[index as usize].state != State::Closed {
+            let before = run.record.totals.lost;
             self.drop_socket(run, index);
+            // What this client gave up by leaving is not the relay's loss.
+            run.record.totals.lost = before;
         }
     }
 
@@ -474,7 +490,10 @@ impl Core {
                 }
             };
             run.record.totals.bytes_in += read as u64;
-            run.heard_ns = self.clock.now_ns();
+            run.now_ns = self.clock.now_ns();
+            if bytes_max == usize::MAX {
+                run.heard_ns = run.now_ns;
+            }
             if !self.take_bytes(run, index, &buffer[..read]) {
                 break;
             }
@@ -485,214 +504,6 @@ impl Core {
         }
         self.buffer = buffer;
         self.top_up(run, index);
-    }
-
-    /// Takes in bytes of a connection; false if that ended it.
-    fn take_bytes(&mut self, run: &mut Run<'_>, index: u32, bytes: &[u8]) -> bool {
-        let connection = &mut self.connections[index as usize];
-        let mut partial = std::mem::take(&mut connection.partial);
-        let input = if partial.is_empty() {
-            bytes
-        } else {
-            partial.extend_from_slice(bytes);
-            &partial
-        };
-        let mut at = 0;
-        if connection.state == State::Upgrading {
-            match connection.upgraded(input) {
-                Ok(Some(head)) => {
-                    at = head;
-                    self.opened(run, index);
-                }
-                Ok(None) => {
-                    connection.partial = input.to_vec();
-                    return true;
-                }
-                Err(why) => {
-                    self.failed_to_connect(run, index, &why);
-                    return false;
-                }
-            }
-        }
-        let now_ns = run.heard_ns;
-        loop {
-            match frame::read(&input[at..]) {
-                Ok(Some(frame)) => {
-                    at += frame.bytes;
-                    if !self.on_frame(run, index, frame, now_ns) {
-                        return false;
-                    }
-                }
-                Ok(None) => break,
-                Err(error) => {
-                    run.record.reason(error.to_string().as_bytes());
-                    run.record.totals.malformed += 1;
-                    self.ended_by_relay(run, index);
-                    return false;
-                }
-            }
-        }
-        let rest = input.len() - at;
-        let connection = &mut self.connections[index as usize];
-        if partial.is_empty() {
-            if rest > 0 {
-                connection.partial = bytes[at..].to_vec();
-            }
-        } else if rest > 0 {
-            partial.drain(..at);
-            connection.partial = partial;
-        }
-        true
-    }
-
-    fn opened(&mut self, run: &mut Run<'_>, index: u32) {
-        let connection = &mut self.connections[index as usize];
-        run.record.totals.connects += 1;
-        run.record.latency(Metric::Connect, connection.intended_ns, run.heard_ns);
-        run.outstanding -= 1;
-        let again = std::mem::take(&mut connection.standing);
-        let asked_already = connection.asked.iter().filter(|asked| asked.is_standing).count();
-        for request in again.iter().take(again.len() - asked_already) {
-            self.ask(run, index, *request, run.heard_ns, true);
-        }
-        self.connections[index as usize].standing = again;
-        let to_write = self.connections[index as usize].unsent() > 0;
-        self.watch(index, to_write);
-    }
-
-    fn on_frame(
-        &mut self,
-        run: &mut Run<'_>,
-        index: u32,
-        frame: frame::Frame<'_>,
-        now_ns: u64,
-    ) -> bool {
-        let connection = &mut self.connections[index as usize];
-        match frame.opcode {
-            Opcode::Data if frame.is_last => self.on_message(run, index, frame.payload, now_ns),
-            Opcode::Data | Opcode::Continuation => {
-                connection.message.extend_from_slice(frame.payload);
-                if frame.is_last {
-                    let message = std::mem::take(&mut connection.message);
-                    self.on_message(run, index, &message, now_ns);
-                }
-            }
-            Opcode::Ping => {
-                let before = connection.out().len();
-                frame::write_pong(frame.payload, connection.out());
-                self.unsent += connection.out().len() - before;
-                self.mark_dirty(index);
-            }
-            Opcode::Pong => {}
-            Opcode::Close => {
-                self.ended_by_relay(run, index);
-                return false;
-            }
-        }
-        true
-    }
-
-    fn on_message(&mut self, run: &mut Run<'_>, index: u32, text: &[u8], now_ns: u64) {
-        match Message::parse(text) {
-            Message::Ok { key, accepted, reason } => {
-                self.on_ok(run, index, key, accepted, reason, now_ns)
-            }
-            Message::Event { subscription, body } => {
-                self.on_stored_or_live(run, index, subscription, body, now_ns)
-            }
-            Message::Eose { subscription } => {
-                if let Some(asked) = self.end_asked(run, index, subscription) {
-                    run.record.totals.answered += 1;
-                    run.record.latency(Metric::QueryEose, asked.intended_ns, now_ns);
-                    if !asked.is_standing {
-                        let connection = &mut self.connections[index as usize];
-                        let before = connection.out().len();
-                        frame::write_text(
-                            &[b"[\"CLOSE\",\"", subscription, b"\"]"],
-                            connection.out(),
-                        );
-                        self.unsent += connection.out().len() - before;
-                        self.mark_dirty(index);
-                    }
-                }
-            }
-            Message::Closed { subscription, reason } => {
-                run.record.totals.closed += 1;
-                run.record.reason(reason);
-                self.end_asked(run, index, subscription);
-            }
-            Message::Notice(notice) => {
-                run.record.totals.notices += 1;
-                run.record.reason(notice);
-            }
-            Message::Other => {}
-            Message::Malformed => run.record.totals.malformed += 1,
-        }
-    }
-
-    fn on_ok(
-        &mut self,
-        run: &mut Run<'_>,
-        index: u32,
-        key: u64,
-        accepted: bool,
-        reason: &[u8],
-        now_ns: u64,
-    ) {
-        let pending = &mut self.connections[index as usize].pending;
-        let Some(place) = pending.iter().position(|pending| pending.key == key) else {
-            run.record.totals.strays += 1;
-            return;
-        };
-        let pending = pending.remove(place).expect("the place was just found");
-        run.outstanding -= 1;
-        run.record.latency(Metric::PublishOk, pending.intended_ns, now_ns);
-        if !accepted {
-            run.record.totals.rejected += 1;
-            run.record.reason(reason);
-        } else if reason.starts_with(b"duplicate") {
-            run.record.totals.duplicates += 1;
-        } else {
-            run.record.totals.accepted += 1;
-        }
-    }
-
-    fn on_stored_or_live(
-        &mut self,
-        run: &mut Run<'_>,
-        index: u32,
-        subscription: &[u8],
-        body: &[u8],
-        now_ns: u64,
-    ) {
-        let connection = &self.connections[index as usize];
-        let number = number_of(subscription);
-        let is_stored = connection.asked.iter().any(|asked| Some(asked.number) == number);
-        let bytes = (body.len() + subscription.len() + 12) as u64;
-        if is_stored {
-            run.record.totals.query_events += 1;
-            run.record.totals.query_bytes += bytes;
-            return;
-        }
-        run.record.totals.deliveries += 1;
-        run.record.totals.delivery_bytes += bytes;
-        let published = run
-            .work
-            .frames
-            .find_event(body)
-            .and_then(|event| run.work.ledger.deliver(event, now_ns));
-        match published {
-            Some(published_ns) => run.record.latency(Metric::Delivery, published_ns, now_ns),
-            None => run.record.totals.foreign += 1,
-        }
-    }
-
-    fn end_asked(&mut self, run: &mut Run<'_>, index: u32, subscription: &[u8]) -> Option<Asked> {
-        let number = number_of(subscription)?;
-        let asked = &mut self.connections[index as usize].asked;
-        let place = asked.iter().position(|asked| asked.number == number)?;
-        run.outstanding -= 1;
-        Some(asked.remove(place))
     }
 
     /// Every connection's share of a pipelined work, and the first windowful of it.
@@ -817,23 +628,13 @@ impl Run<'_> {
         let silent_ns = now_ns.saturating_sub(self.heard_ns.max(self.start_ns));
         match self.work.settle {
             Settle::Answers => true,
-            Settle::Quiet { ns } => silent_ns >= ns,
+            Settle::Quiet { ns } => {
+                silent_ns >= ns || now_ns >= self.done_ns.saturating_add(self.work.patience_ns)
+            }
             Settle::Deliveries { count } => {
                 self.live.deliveries.load(Ordering::Relaxed) >= count
                     || silent_ns >= self.work.patience_ns
             }
         }
     }
-}
-
-/// The number in a subscription's name, after its letter.
-fn number_of(subscription: &[u8]) -> Option<u32> {
-    let mut number = 0_u32;
-    for digit in subscription.get(1..)? {
-        if !digit.is_ascii_digit() {
-            return None;
-        }
-        number = number.checked_mul(10)?.checked_add(u32::from(digit - b'0'))?;
-    }
-    Some(number)
 }

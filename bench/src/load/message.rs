@@ -113,7 +113,7 @@ pub fn id_key(hex: &[u8]) -> Option<u64> {
             b'A'..=b'F' => digit - b'A' + 10,
             _ => return None,
         };
-        key = key << 4 | u64::from(value);
+        key = (key << 4) | u64::from(value);
     }
     Some(key)
 }

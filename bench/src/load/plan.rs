@@ -194,7 +194,7 @@ pub fn digest(actions: impl Iterator<Item = Action>) -> u64 {
         // The second half is fed its own state, so that the two do not cancel out together.
         crc[1] = crc32c::crc32c_append(crc[1].rotate_left(7), &bytes[..12]);
     }
-    u64::from(crc[1]) << 32 | u64::from(crc[0])
+    (u64::from(crc[1]) << 32) | u64::from(crc[0])
 }
 
 #[cfg(test)]

@@ -28,6 +28,12 @@ fn add(histogram: &mut Histogram<u64>, nanoseconds: u64) {
     histogram.saturating_record(nanoseconds.max(1));
 }
 
+/// Adds `nanoseconds` to an interval's distribution, which grows as far as it has to.
+fn add_short(histogram: &mut Histogram<u32>, nanoseconds: u64) {
+    let value = nanoseconds.clamp(1, LATENCY_NS_MAX);
+    histogram.record(value).expect("the histogram resizes up to an hour");
+}
+
 macro_rules! counts {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
         /// How often things happened.
@@ -90,7 +96,7 @@ counts! {
     connect_failures,
     /// Connections that the relay ended.
     disconnects,
-    /// Verdicts on events that are not, or no longer, waited for.
+    /// Verdicts and events that are not, or no longer, waited for.
     strays,
     /// Actions that this client could not buffer; any makes the run invalid.
     overflows,
@@ -223,8 +229,8 @@ impl Record {
         }
         let interval = self.intervals.last_mut().expect("there is always one");
         match metric {
-            Metric::PublishOk => interval.publish_ok.saturating_record(latency.max(1)),
-            Metric::QueryEose => interval.query_eose.saturating_record(latency.max(1)),
+            Metric::PublishOk => add_short(&mut interval.publish_ok, latency),
+            Metric::QueryEose => add_short(&mut interval.query_eose, latency),
             _ => {}
         }
     }
@@ -316,10 +322,17 @@ mod tests {
         let per_interval: Vec<u64> =
             record.intervals.iter().map(|interval| interval.counts.accepted).collect();
         assert_eq!(per_interval, [1, 1, 0, 1, 1]);
+        let tails: Vec<u64> =
+            record.intervals.iter().map(|interval| interval.publish_ok.max()).collect();
+        assert_eq!(tails, [5, 7, 0, 9, 11]);
+        record.latency(Metric::PublishOk, 1_000, 2_000_000_000);
+        let last = &record.intervals[4].publish_ok;
+        assert!(last.max() > 1_900_000_000, "{}", last.max());
         assert_eq!(record.steady.accepted, 1);
         let mut merged = record.clone();
         merged.merge(&record);
         assert_eq!(merged.histograms[&Metric::PublishOk].len(), 4);
+        assert_eq!(merged.intervals[4].publish_ok.len(), 4);
         assert_eq!(merged.intervals[1].counts.accepted, 2);
     }
 

@@ -52,6 +52,26 @@ pub struct Compiled {
     pub refusals: u64,
     /// Whether live events are to be expected.
     pub has_live: bool,
+    /// A spike, from and to.
+    pub burst_ns: Option<(u64, u64)>,
+}
+
+impl Compiled {
+    /// Publishes the events of a prepared file instead, from one repetition to the next further on
+    /// in it. What was planned beyond its end is published from its beginning again, and is then a
+    /// duplicate.
+    pub fn replace_events(&mut self, corpus: &Prepared, repeat: u32) {
+        let needed = self.prepared.frames.len();
+        let first = u64::from(repeat) * u64::from(needed);
+        self.prepared = corpus.rotated(first, needed);
+        self.refusals = refusals(&self.prepared, self.preload);
+    }
+}
+
+/// Planned events that a correct relay refuses.
+fn refusals(prepared: &Prepared, preload: u32) -> u64 {
+    let is_refused = |role: &&Role| matches!(role, Role::BadSignature | Role::Stale);
+    prepared.roles[preload as usize..].iter().filter(is_refused).count() as u64
 }
 
 /// One stream of a plan, from which it can be made again and again.
@@ -145,10 +165,9 @@ pub fn compile(
         let count = (f64::from(connections) * slow.share).ceil() as u32;
         (connections - count.min(connections)..connections, slow.bytes_per_s)
     });
-    let refusals = prepared.roles[preload as usize..]
-        .iter()
-        .filter(|role| matches!(role, Role::BadSignature | Role::Stale))
-        .count() as u64;
+    let spike = streams.iter().find(|stream| stream.start_ns > 0);
+    let burst_ns = spike.map(|one| (one.start_ns, one.start_ns + one.rate.duration_ns()));
+    let refusals = refusals(&prepared, preload);
     Compiled {
         scenario: scenario.clone(),
         sizing,
@@ -166,6 +185,7 @@ pub fn compile(
         duration_ns: rate.duration_ns(),
         window_ns: (rate.ramp_ns, rate.ramp_ns + rate.steady_ns),
         refusals,
+        burst_ns,
     }
 }
 

@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 
 /// The scenarios of the binary, in the order in which `--all` runs them.
 const EMBEDDED: [(&str, &str); 12] = [
+    // First, because memory per connection is told from growth, and a relay that has grown reuses.
+    ("idle", include_str!("../../scenarios/idle.toml")),
     ("baseline", include_str!("../../scenarios/baseline.toml")),
     ("burst", include_str!("../../scenarios/burst.toml")),
     ("large", include_str!("../../scenarios/large.toml")),
@@ -28,7 +30,6 @@ const EMBEDDED: [(&str, &str); 12] = [
     ("churn", include_str!("../../scenarios/churn.toml")),
     ("spam", include_str!("../../scenarios/spam.toml")),
     ("mixed", include_str!("../../scenarios/mixed.toml")),
-    ("idle", include_str!("../../scenarios/idle.toml")),
 ];
 
 /// What users do, at its published size.

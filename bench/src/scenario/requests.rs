@@ -26,7 +26,12 @@ pub fn client_requests(seed: u64, events: &[Event], count: u32) -> Requests {
                 | Style::Window
                 | Style::Combined
         );
-        if is_real {
+        // Private kinds are for those that authenticate; what is left out is their share alone.
+        let is_public = filter
+            .kinds
+            .as_ref()
+            .is_none_or(|kinds| !kinds.iter().any(|kind| matches!(kind, 4 | 1059)));
+        if is_real && is_public {
             filter.limit = Some(filter.limit.unwrap_or(LIMIT_MAX).clamp(1, LIMIT_MAX));
             requests.push(filter_json(&filter).into_bytes());
         }

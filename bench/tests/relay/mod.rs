@@ -26,7 +26,8 @@ pub struct Relay {
 /// The relay's binary: `TURNPIKE_BIN`, else the one beside this test's own target directory.
 fn binary() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("TURNPIKE_BIN") {
-        return Some(path.into());
+        let path = PathBuf::from(path);
+        return path.is_file().then_some(path);
     }
     let target = PathBuf::from(env!("CARGO_BIN_EXE_turnpike-bench"));
     let beside = target.with_file_name("turnpike");
