@@ -204,10 +204,10 @@ mod tests {
     #[test]
     fn a_path_may_grow_by_the_tolerance_and_not_by_more() {
         let recorded = recorded();
-        assert_eq!(recorded.change("a", 1_030.0), Change::Same);
-        assert_eq!(recorded.change("a", 1_030.2), Change::Grew);
-        assert_eq!(recorded.change("a", 971.0), Change::Same);
-        assert_eq!(recorded.change("a", 969.0), Change::Fell);
+        assert_eq!(recorded.change("a", 1_029.9), Change::Same);
+        assert_eq!(recorded.change("a", 1_030.1), Change::Grew);
+        assert_eq!(recorded.change("a", 970.1), Change::Same);
+        assert_eq!(recorded.change("a", 969.9), Change::Fell);
         assert_eq!(recorded.change("c", 1.0), Change::New);
     }
 

@@ -236,7 +236,7 @@ mod tests {
         let report = Report { setup: vec![("V".to_owned(), "31 us".to_owned())], rows };
         let text = report.text();
         assert!(text.contains("1 of 2 budgets met\nmissed: b\n"), "{text}");
-        assert!(text.contains("second  3.00 V  <= 2.00 V  MISSED, 1.50 x"), "{text}");
+        assert!(text.contains("second    3.00 V  <= 2.00 V  MISSED, 1.50 x"), "{text}");
         assert!(text.contains("    [b] x of y"), "{text}");
         let json = report.json();
         assert_eq!(json["missed"], 1);

@@ -34,6 +34,9 @@ fn stored_events(session: &Session) -> u64 {
     if session.options.is_quick { STORED_EVENTS / 50 } else { STORED_EVENTS }
 }
 
+/// What is asked next, made of random numbers.
+type Question<'a> = dyn Fn(&mut Rng) -> String + Sync + 'a;
+
 /// Questions and what they cost.
 #[derive(Default)]
 struct Asked {
@@ -63,7 +66,7 @@ fn ask(
     clients: &mut [Client],
     seed: u64,
     duration_ms: u64,
-    filter: &(dyn Fn(&mut Rng) -> String + Sync),
+    filter: &Question<'_>,
     asked: &mut Asked,
 ) -> anyhow::Result<()> {
     let before = relay.threads()?;
@@ -129,7 +132,7 @@ pub fn measure(session: &mut Session) -> anyhow::Result<Vec<Row>> {
         format!("{{\"#t\":[\"{topic}\"],\"until\":{},\"limit\":100}}", until(rng))
     };
     let mut rows = Vec::new();
-    let filters: [(&'static str, &str, &(dyn Fn(&mut Rng) -> String + Sync)); 3] = [
+    let filters: [(&'static str, &str, &Question<'_>); 3] = [
         ("req-kind", "REQ by kind, limit 100, per event", &kind),
         ("req-author", "REQ by author, limit 100, per event", &author),
         ("req-tag", "REQ by tag, limit 100, per event", &tag),
