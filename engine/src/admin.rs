@@ -235,6 +235,7 @@ fn describe(shard: &ShardStats) -> serde_json::Value {
     json!({
         "durable_seq": shard.durable,
         "applied_seq": shard.applied,
+        "index_generations": shard.index_generations,
         "memory_bytes": shard.store_bytes + shard.live_bytes,
         "accepted": shard.counters.accepted,
         "waiting": shard.ingest_depth,

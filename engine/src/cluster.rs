@@ -21,6 +21,7 @@ use proto::verify::Secp256k1Verifier;
 use proto::{Placement, Secret};
 use rustix::fd::OwnedFd;
 use serve::{Core, CoreParts, Owned, Owners, Post};
+use shards::checker::Checker;
 use shards::mesh::{Port, mesh};
 use shards::message::{CoreId, SUBMIT_CREDIT};
 use shards::shard::{Shard, ShardConfig};
@@ -45,10 +46,13 @@ const VERIFIER_KEYS_MAX: usize = 8_192;
 pub const RELAY_SOCKET: &str = "relay.sock";
 /// Connections to it that may wait to be accepted.
 const LOCAL_BACKLOG: i32 = 64;
-/// Signatures that a shard checks in one turn.
-const VERIFY_SLICE: usize = 16;
+/// Signatures that a shard checks in one turn: about a millisecond. What a turn costs besides (a log
+/// batch above all) is shared by so many events, and readers wait no longer than for a sync.
+const VERIFY_SLICE: usize = 32;
 /// Most executors; the mesh has a place for the control core, too.
 pub const EXECUTORS_MAX: usize = shards::mesh::CORES_MAX - 1;
+/// Signatures that wait at a shard before others are checked by other cores.
+const TICKET_BACKLOG: usize = 32;
 /// Ids that answer a duplicate without a look at the store, per shard.
 const RECENT_IDS_MAX: usize = 16_384;
 
@@ -416,13 +420,14 @@ fn build(
     let reactor = Reactor::new(common.backend, core.into(), wake)?;
     let seed = entropy::seed();
     let net_config = settings::first_conn_config(&common.config, &common.ceiling);
-    let verifier = Secp256k1Verifier::new(entropy::seed(), VERIFIER_KEYS_MAX);
+    let verifier = || Secp256k1Verifier::new(entropy::seed(), VERIFIER_KEYS_MAX);
     let parts = CoreParts {
         post: Post::new(port, common.executors),
-        net: ConnCore::new(net_config, Box::new(verifier)),
+        net: ConnCore::new(net_config, Box::new(verifier())),
         admission: Admission::new(settings::admission(&common.config, common.executors), seed),
         home: Home::new(home_config(common, core)),
         owners: Owners::new(owned),
+        checker: Checker::new(Box::new(verifier())),
         metrics_allow: settings::metrics_allow(&common.config),
         free_min_bytes: settings::free_min_bytes(&common.config),
         seed,
@@ -468,6 +473,8 @@ fn open_shard(common: &Common, shard: u16) -> Result<(Owned, Place), OpenError> 
         secret,
         seed,
         verify_slice: VERIFY_SLICE,
+        ticket_backlog: TICKET_BACKLOG,
+        ticket_credit: shards::message::TICKET_CREDIT,
         recent_ids_max: RECENT_IDS_MAX,
         ring_bytes_max: common.ceiling.ring_shard_bytes as usize,
         live_credit: shards::message::LIVE_CREDIT,

@@ -73,7 +73,9 @@ impl Control {
                 Some(Envelope::Home { from, message }) => {
                     self.step(now, HomeInput::From(from, message));
                 }
-                Some(Envelope::Shard { .. }) => unreachable!("no shard lives on the control core"),
+                Some(Envelope::Shard { .. } | Envelope::Verify { .. }) => {
+                    unreachable!("no shard lives on the control core, and none asks it for help")
+                }
             }
         }
         if self.home.has_work() {

@@ -21,7 +21,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use store::effect::Question;
 use store::{
     Bodies, Index, Loc, LogEffect, Segments, Seq, StoreEffect, StoreInput, Unwritten, WorldError,
-    file, record, rewrite,
+    file, record, rewrite, seam,
 };
 
 /// After a read that had to wait for the disk, reads of the shard go to the pool for this long.
@@ -30,6 +30,10 @@ const COLD_MS: u64 = 1_000;
 const AHEAD_BYTES: u64 = 4 << 20;
 /// Segment files kept open for reading, per shard.
 const READERS_MAX: usize = 64;
+/// Bodies that are read in one system call, with what lies between them.
+const BODY_RUN_BYTES_MAX: u64 = 128 * 1024;
+/// What may lie between two of them: reading over it costs less than another call.
+const BODY_GAP_BYTES_MAX: u64 = 2 * 1024;
 
 /// The index of a shard, for any thread.
 pub type SharedIndex = Arc<dyn Index + Send + Sync>;
@@ -107,6 +111,8 @@ pub struct Performer {
     last_tag: u64,
     /// Answers that are there already.
     ready: VecDeque<Answer>,
+    /// Where bodies are read to; at most [`BODY_RUN_BYTES_MAX`] between two reads.
+    body_buffer: Vec<u8>,
 }
 
 impl Performer {
@@ -124,6 +130,7 @@ impl Performer {
             under_way: BTreeMap::new(),
             last_tag: 0,
             ready: VecDeque::new(),
+            body_buffer: Vec::new(),
         }
     }
 
@@ -185,6 +192,9 @@ impl Performer {
                     let rows = index.expired(unix_s, after, rows_max);
                     StoreInput::Expired { token, rows }
                 });
+            }
+            StoreEffect::Upkeep(request) => {
+                self.in_pool(owner, true, move |index, _| seam::upkeep(&**index, &request))
             }
             StoreEffect::Survey => self.in_pool(owner, false, |index, segments| {
                 StoreInput::Surveyed(rewrite::survey(&**index, &*segments))
@@ -267,20 +277,29 @@ impl Performer {
         if is_checkpoint { self.pool.checkpoint(job) } else { self.pool.read(job) }
     }
 
-    /// Bodies from the page cache; `None` when any of them would have to wait for the disk.
+    /// Bodies from the page cache; `None` when any of them would have to wait for the disk. What lies
+    /// together in a segment is read together: the newest events, which most queries are about, do.
     fn fetch_now(&mut self, owner: usize, locs: &[Loc]) -> Option<Vec<Option<proto::Event>>> {
-        let world = &mut self.worlds[owner];
-        let mut buffer = Vec::new();
-        let mut bodies = Vec::with_capacity(locs.len());
-        for loc in locs {
-            let file = world.reader(loc.segment)?;
-            let (offset, length) = record::body_range(loc);
-            let read = nowait::read_at(&file, offset.into(), length, &mut buffer);
-            if !read {
-                return None;
+        let (world, buffer) = (&mut self.worlds[owner], &mut self.body_buffer);
+        let mut order: Vec<usize> = (0..locs.len()).collect();
+        order.sort_unstable_by_key(|at| (locs[*at].segment, locs[*at].offset));
+        let mut bodies = vec![None; locs.len()];
+        let mut rest = order.as_slice();
+        while let Some(run) = next_run(locs, rest) {
+            let (together, after) = rest.split_at(run.count);
+            rest = after;
+            let file = world.reader(locs[together[0]].segment)?;
+            let read = nowait::read_at(&file, run.start, (run.end - run.start) as usize, buffer)?;
+            for at in together {
+                let (offset, length) = record::body_range(&locs[*at]);
+                let from = (u64::from(offset) - run.start) as usize;
+                let bytes = read.get(from..).unwrap_or_default();
+                bodies[*at] = record::body_from(&bytes[..length.min(bytes.len())], &locs[*at]);
             }
-            bodies.push(record::body_from(&buffer, loc));
         }
+        // One body may be larger than all that is read together; it need not stay.
+        buffer.truncate(BODY_RUN_BYTES_MAX as usize);
+        buffer.shrink_to(BODY_RUN_BYTES_MAX as usize);
         Some(bodies)
     }
 
@@ -425,6 +444,35 @@ impl World {
     }
 }
 
+/// Bytes of one segment that are read at once.
+#[derive(Debug, PartialEq, Eq)]
+struct Run {
+    start: u64,
+    end: u64,
+    /// How many bodies lie in them.
+    count: usize,
+}
+
+/// The first bodies of `order`, which is sorted by place, that are read together.
+fn next_run(locs: &[Loc], order: &[usize]) -> Option<Run> {
+    let place = |at: usize| {
+        let (offset, length) = record::body_range(&locs[at]);
+        (locs[at].segment, u64::from(offset), u64::from(offset) + length as u64)
+    };
+    let (segment, start, mut end) = place(*order.first()?);
+    let mut count = 1;
+    for at in &order[1..] {
+        let (next_segment, next_start, next_end) = place(*at);
+        let is_near = next_start <= end + BODY_GAP_BYTES_MAX;
+        if next_segment != segment || !is_near || next_end > start + BODY_RUN_BYTES_MAX {
+            break;
+        }
+        end = end.max(next_end);
+        count += 1;
+    }
+    Some(Run { start, end, count })
+}
+
 fn open(log_dir: &Path, segment: Seq, for_writing: bool) -> io::Result<OwnedFd> {
     let path = log_dir.join(format!("{segment:016x}.seg"));
     let file = std::fs::File::options().read(true).write(for_writing).open(path)?;
@@ -435,5 +483,44 @@ fn to_io(error: WorldError) -> io::Error {
     match error {
         WorldError::NoSpace(_) => io::ErrorKind::StorageFull.into(),
         error => io::Error::other(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_are_read_together_while_they_lie_together() {
+        let guard = record::body_range(&loc(1, 100, 50)).1 as u64 - 50;
+        let gap = BODY_GAP_BYTES_MAX as u32;
+        let run = BODY_RUN_BYTES_MAX as u32;
+        let locs = [
+            loc(1, 100, 50),
+            loc(1, 200, 50),
+            loc(1, 250 + gap + guard as u32, 10),
+            loc(1, 5_000_000, 10),
+            loc(2, 5_000_020, 10),
+            loc(2, 6_000_000, run * 2),
+            loc(2, 6_000_000 + run * 2, 10),
+        ];
+        let order: Vec<usize> = (0..locs.len()).collect();
+        let mut rest = order.as_slice();
+        let mut counts = Vec::new();
+        while let Some(run) = next_run(&locs, rest) {
+            let (together, after) = rest.split_at(run.count);
+            rest = after;
+            let (first, last) = (locs[together[0]], locs[together[run.count - 1]]);
+            assert_eq!(run.start, u64::from(first.offset) - guard);
+            assert_eq!(run.end, u64::from(last.offset + last.length));
+            counts.push(run.count);
+        }
+        // A body larger than what is read together is read alone.
+        assert_eq!(counts, [3, 1, 1, 1, 1]);
+        assert_eq!(next_run(&locs, &[]), None);
+    }
+
+    fn loc(segment: Seq, offset: u32, length: u32) -> Loc {
+        Loc { segment, offset, length, flags: 0, expires_at: 0 }
     }
 }

@@ -35,9 +35,16 @@ const LAYERS: [(&str, &[&str]); 11] = [
     ("crash", &["proto", "store", "bench"]),
 ];
 
-/// Where `unsafe` may stand, each block with its reason.
-const UNSAFE_PLACES: [&str; 5] =
-    ["engine/src/runtime", "store/src/lmdb", "store/src/file", "proto/src/simd", "sim/crash"];
+/// Where `unsafe` may stand, each block with its reason. The load tool's `io_uring` server is what the
+/// product's backend is compared with: a reactor without anything above it.
+const UNSAFE_PLACES: [&str; 6] = [
+    "engine/src/runtime",
+    "store/src/lmdb",
+    "store/src/file",
+    "proto/src/simd",
+    "sim/crash",
+    "bench/src/runtime/uring.rs",
+];
 
 /// Words that do not belong into a finished source, split here so that this file may pass itself.
 const BANNED_WORDS: [&str; 9] = [
@@ -136,6 +143,7 @@ fn unsafe_violations(path: &str, text: &str) -> Vec<String> {
 fn print_violations(path: &str, text: &str) -> Vec<String> {
     let is_shell = path.contains("/tests/")
         || path.contains("/benches/")
+        || path.contains("/examples/")
         || path.contains("fuzz")
         || path.starts_with("engine/src")
         || path.ends_with("/main.rs");

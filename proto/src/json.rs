@@ -1,5 +1,6 @@
 //! JSON strings in canonical form: escapes, their removal, and the check that a span is canonical.
 
+use crate::scan::find_special;
 use std::borrow::Cow;
 
 /// Appends the canonical JSON string of `text`, quotes included: the seven escapes of NIP-01,
@@ -14,7 +15,7 @@ pub fn write_string(text: &[u8], out: &mut Vec<u8>) {
 /// Appends `text` escaped, without quotes.
 pub fn write_escaped(text: &[u8], out: &mut Vec<u8>) {
     let mut start = 0;
-    while let Some(at) = crate::scan::find_special(text, start) {
+    while let Some(at) = find_special(text, start) {
         let byte = text[at];
         let short = match byte {
             b'\n' => b'n',
@@ -114,28 +115,26 @@ pub fn is_canonical_string(json: &[u8]) -> bool {
     if json.len() < 2 || simdutf8::basic::from_utf8(inside).is_err() {
         return false;
     }
-    let mut bytes = inside.iter();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'"' | 0..=31 => return false,
-            b'\\' => match bytes.next() {
-                Some(b'"' | b'\\' | b'n' | b'r' | b't' | b'b' | b'f') => {}
-                Some(b'u') => {
-                    let rest = bytes.as_slice();
-                    let Some([control]) = rest.get(2..4).and_then(crate::id::read_hex::<1>) else {
-                        return false;
-                    };
-                    if &rest[..2] != b"00"
-                        || control >= 32
-                        || matches!(control, b'\n' | b'\r' | b'\t' | 8 | 12)
-                    {
-                        return false;
-                    }
-                    bytes = rest[4..].iter();
+    let mut at = 0;
+    while let Some(special) = find_special(inside, at) {
+        if inside[special] != b'\\' {
+            return false;
+        }
+        let escape = &inside[special + 1..];
+        at = special + 2;
+        match escape.first() {
+            Some(b'"' | b'\\' | b'n' | b'r' | b't' | b'b' | b'f') => {}
+            Some(b'u') => {
+                let digits = escape.get(3..5).and_then(crate::id::read_hex::<1>);
+                let Some([control]) = digits.filter(|_| &escape[1..3] == b"00") else {
+                    return false;
+                };
+                if control >= 32 || matches!(control, b'\n' | b'\r' | b'\t' | 8 | 12) {
+                    return false;
                 }
-                _ => return false,
-            },
-            _ => {}
+                at += 4;
+            }
+            _ => return false,
         }
     }
     true
@@ -157,6 +156,49 @@ mod tests {
             assert_eq!(unescape(&json[1..json.len() - 1]), text.as_bytes(), "{character:?}");
             let escaped = json.len() - 2 != text.len();
             assert_eq!(escaped, matches!(character, '\0'..='\u{1f}' | '"' | '\\'));
+        }
+    }
+
+    /// The same, byte by byte.
+    fn is_canonical_slowly(json: &[u8]) -> bool {
+        let quoted = json.len() >= 2 && json[0] == b'"' && json[json.len() - 1] == b'"';
+        if !quoted || std::str::from_utf8(json).is_err() {
+            return false;
+        }
+        let mut rest = &json[1..json.len() - 1];
+        while let Some((byte, after)) = rest.split_first() {
+            rest = match (byte, after) {
+                (b'\\', [b'"' | b'\\' | b'n' | b'r' | b't' | b'b' | b'f', after @ ..]) => after,
+                (b'\\', [b'u', b'0', b'0', a, b, after @ ..]) => {
+                    let digits = std::str::from_utf8(&[*a, *b]).unwrap().to_owned();
+                    let Ok(control) = u8::from_str_radix(&digits, 16) else { return false };
+                    let is_lower = !digits.contains(|c: char| c.is_ascii_uppercase() || c == '+');
+                    let has_short = matches!(control, b'\n' | b'\r' | b'\t' | 8 | 12);
+                    if control >= 32 || has_short || !is_lower {
+                        return false;
+                    }
+                    after
+                }
+                (b'\\' | b'"' | 0..=31, _) => return false,
+                _ => after,
+            };
+        }
+        true
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_canonical_does_not_depend_on_the_speed(
+            parts in proptest::collection::vec(0usize..12, 0..60),
+        ) {
+            const PARTS: [&[u8]; 12] = [
+                b"a", b"\\", b"\"", b"u", b"00", b"1f", b"0a", b"\n", b"\\u0001", b"0123456789abcdef",
+                "\u{e9}".as_bytes(), b"n",
+            ];
+            let mut json = vec![b'"'];
+            parts.iter().for_each(|part| json.extend_from_slice(PARTS[*part]));
+            json.push(b'"');
+            proptest::prop_assert_eq!(is_canonical_string(&json), is_canonical_slowly(&json));
         }
     }
 

@@ -83,8 +83,10 @@ pub struct ShardCounters {
     pub removed: u64,
     /// Refusals and duplicates by reason.
     pub refused: ReasonCounts,
-    /// Signatures checked.
+    /// Signatures checked, here or elsewhere.
     pub verified: u64,
+    /// Those of them that other cores were given to check.
+    pub ticketed: u64,
     /// Events at the policy door.
     pub door: DoorCounts,
     /// Sums of sync sets answered.

@@ -3,7 +3,8 @@
 //!
 //! Two state machines. [`shard::Shard`] is the owner side: it decides, stores, answers pages and
 //! keeps the ring of live events. [`home::Home`] is the side of the core that owns a client: it
-//! submits, merges, and fans out. They talk in the messages of [`message`], carried by [`mesh`].
+//! submits, merges, and fans out. They talk in the messages of [`message`], carried by [`mesh`]. A
+//! core's [`checker::Checker`] checks signatures for shards whose core has too many.
 //!
 //! **What it does not know:** frames, file descriptors, sockets, clocks, threads, LMDB. A client is
 //! a number; the store is a state machine whose effects somebody else performs.
@@ -12,6 +13,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod checker;
 pub mod counters;
 pub mod door;
 pub mod home;

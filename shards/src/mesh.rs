@@ -3,7 +3,9 @@
 //! A sender never blocks: what does not fit stays in its own outgoing list, whose length is bounded
 //! by the credits of [`crate::message`]. A receiver is woken only when it is parked, since a wake
 //! costs about a thousand enqueues; the engine owns the wakers and learns from [`Port::flush`]
-//! whom to wake. The has-mail word spares a receiver the polling of empty rings.
+//! whom to wake. The has-mail word spares a receiver the polling of empty rings. Beside it stands how
+//! many signatures the core has to check: a hint for those who would have some checked elsewhere, and
+//! nothing more depends on it.
 //!
 //! Memory: `cores^2 * slots` pointers; `slots` shrinks with the number of cores.
 
@@ -11,7 +13,7 @@ use crate::message::{CoreId, Envelope};
 use crossbeam_queue::ArrayQueue;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// Most cores that one mesh connects; the has-mail word has a bit for each.
 pub const CORES_MAX: usize = 64;
@@ -24,6 +26,7 @@ type Batch = Box<Vec<Envelope>>;
 struct Mailbox {
     has_mail: AtomicU64,
     parked: AtomicBool,
+    load: AtomicU32,
     rings: Box<[ArrayQueue<Batch>]>,
 }
 
@@ -51,6 +54,7 @@ pub fn mesh_with_slots(cores: usize, slots: usize) -> Vec<Port> {
     let mailbox = || Mailbox {
         has_mail: AtomicU64::new(0),
         parked: AtomicBool::new(false),
+        load: AtomicU32::new(0),
         rings: (0..cores).map(|_| ArrayQueue::new(slots)).collect(),
     };
     let mailboxes: Arc<[Mailbox]> = (0..cores).map(|_| mailbox()).collect();
@@ -125,6 +129,20 @@ impl Port {
             mail &= !(1 << from);
         }
         None
+    }
+
+    /// Says how many signatures this core has to check.
+    pub fn publish_load(&self, signatures: u32) {
+        let load = &self.mailboxes[usize::from(self.core)].load;
+        // This core is the only writer; a line that has not changed stays in the others' caches.
+        if load.load(Ordering::Relaxed) != signatures {
+            load.store(signatures, Ordering::Relaxed);
+        }
+    }
+
+    /// How many signatures another core had to check when it last said so.
+    pub fn load_of(&self, core: CoreId) -> u32 {
+        self.mailboxes[usize::from(core)].load.load(Ordering::Relaxed)
     }
 
     /// Announces that this core is about to sleep. `false`: mail has come, do not sleep.

@@ -6,12 +6,14 @@
 //!
 //! Bounds: a home has at most [`SUBMIT_CREDIT`] submissions per shard, [`SUBMIT_BYTES`] of them in
 //! all, and [`QUERY_SLOTS`] query replies under way, all counted by the home, which is the one that
-//! drains the answers. Live batches need the home's credit. Hence no queue between cores can grow without bound, and
-//! replies never wait for requests.
+//! drains the answers. Live batches need the home's credit, and a shard has at most
+//! [`TICKET_CREDIT`] signatures with another core. Hence no queue between cores can grow without
+//! bound, and replies never wait for requests.
 
 use crate::door;
 use proto::nip::nip45::Hll;
 use proto::nip::nip77::Accumulator;
+use proto::verify::VerifyItem;
 use proto::{Event, EventId, Filter, PublicKey, Reason};
 use std::sync::Arc;
 use store::effect::Position;
@@ -40,6 +42,12 @@ pub const PAGE_ROWS_MAX: u32 = 512;
 pub const PAGE_IDS_MAX: u32 = 4096;
 /// Live events that a home lets a shard send ahead, unless [`crate::ShardConfig`] says otherwise.
 pub const LIVE_CREDIT: u32 = 1024;
+
+/// Signatures that one shard lets one other core check at a time, unless [`crate::ShardConfig`] says
+/// otherwise: 8 KiB of them.
+pub const TICKET_CREDIT: usize = 64;
+/// Signatures of one ticket.
+pub const TICKET_ITEMS_MAX: usize = 16;
 
 /// A connection (or a control task) of a home. The generation keeps an answer that is late from
 /// reaching the next user of the slot.
@@ -80,6 +88,16 @@ pub enum Origin {
     Import,
     /// `turnpike import --no-verify`: nor does the signature, until the first serving.
     ImportUnverified,
+}
+
+/// Signatures of one shard that another core checks for it: everything that a verdict depends on and
+/// nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifyTicket {
+    /// The shard's number of it; comes back.
+    pub number: u64,
+    /// At most [`TICKET_ITEMS_MAX`].
+    pub items: Box<[VerifyItem]>,
 }
 
 /// What a shard has to do with an event that is submitted to it.
@@ -226,6 +244,13 @@ pub enum ToShard {
         /// Which of them may never come back.
         ban: Ban,
     },
+    /// A core has checked the signatures of a ticket.
+    Verified {
+        /// [`VerifyTicket::number`].
+        number: u64,
+        /// One for each item, in order.
+        verdicts: Box<[bool]>,
+    },
     /// Rewrite every log segment in which anything is dead. [`ShardStats::compaction`] says how far
     /// that is.
     Compact,
@@ -275,6 +300,8 @@ pub struct ShardStats {
     pub compaction: Option<CompactionProgress>,
     /// Log segments written by rewriting since the start, and the bytes that it gave back.
     pub rewritten: (u64, u64),
+    /// Generations of the index.
+    pub index_generations: u64,
 }
 
 /// From a shard to a home.
@@ -398,5 +425,12 @@ pub enum Envelope {
         from: ShardId,
         /// The message.
         message: ToHome,
+    },
+    /// To the receiving core's [`crate::checker::Checker`]. Answer: [`ToShard::Verified`].
+    Verify {
+        /// Whose ticket it is.
+        from: ShardId,
+        /// What to check.
+        ticket: VerifyTicket,
     },
 }

@@ -5,6 +5,7 @@ use crate::plan::Fault;
 use crate::world::Dice;
 use proto::Secret;
 use store::fault::{FaultPlan, FaultSegments};
+use store::index::{Did, UpkeepDone};
 use store::mem::{MemIndex, MemSegments};
 use store::record::{Batch, SEGMENT_HEADER_BYTES, SegmentHeader};
 use store::rewrite::format::first_seq_of;
@@ -66,9 +67,23 @@ impl Disk {
             return self.failed_write(effect, dice);
         }
         let answer = perform(&self.index, &self.segments, effect);
-        if let StoreInput::Rewritten(Outcome::Done(done)) = &answer {
-            dice.marks.hit("segments rewritten");
-            dice.marks.add("kills left out by a rewriting", done.kills_dropped);
+        match &answer {
+            StoreInput::Rewritten(Outcome::Done(done)) => {
+                dice.marks.hit("segments rewritten");
+                dice.marks.add("kills left out by a rewriting", done.kills_dropped);
+            }
+            StoreInput::UpkeepDone(done) => match done.did {
+                Did::Sealed { .. } => dice.marks.hit("generation sealed"),
+                Did::Began => dice.marks.hit("generations written anew"),
+                Did::Nothing | Did::Closed | Did::Copied | Did::Cleared | Did::NoRoom => {}
+            },
+            StoreInput::Scanned { .. } => {
+                let scanned = self.index.last_scanned();
+                dice.marks.add("generation opened by a scan", u64::from(scanned.opened));
+                let spared = scanned.generations.saturating_sub(scanned.opened);
+                dice.marks.add("generation left alone by a scan", u64::from(spared));
+            }
+            _ => {}
         }
         answer
     }
@@ -77,6 +92,11 @@ impl Disk {
         let unwritten = match effect {
             StoreEffect::Log(log) => Unwritten::Log(log.clone()),
             StoreEffect::Checkpoint(_) => Unwritten::Checkpoint,
+            StoreEffect::Upkeep(_) => {
+                dice.marks.hit("no room for upkeep");
+                let done = UpkeepDone { did: Did::NoRoom, ..UpkeepDone::default() };
+                return Some(StoreInput::UpkeepDone(done));
+            }
             StoreEffect::Rewrite(job) => {
                 dice.marks.hit("no room for a rewrite");
                 let why = Refusal::World(WorldError::NoSpace("injected".to_owned()));
@@ -92,10 +112,9 @@ impl Disk {
     /// The effect fails somewhere in its middle.
     fn failed_write(&self, effect: StoreEffect, dice: &mut Dice) -> StoreInput {
         match effect {
-            StoreEffect::Checkpoint(checkpoint) => {
+            effect @ (StoreEffect::Checkpoint(_) | StoreEffect::Upkeep(_)) => {
                 // A commit that reports an error may have happened.
                 if dice.rng.chance(1, 2) {
-                    let effect = StoreEffect::Checkpoint(checkpoint);
                     let _ = perform(&self.index, &self.segments, effect);
                 }
                 StoreInput::Failed(broken())
@@ -118,6 +137,10 @@ impl Disk {
         dice.marks.hit("stopped within an effect");
         if matches!(effect, StoreEffect::Rewrite(_)) {
             dice.marks.hit("stopped within a rewrite");
+        }
+        let is_at_work = self.index.is_at_work();
+        if matches!(effect, StoreEffect::Upkeep(_)) && is_at_work {
+            dice.marks.hit("stopped while sealing");
         }
         self.segments.stop_after(dice.rng.below(12), false);
         let _ = perform(&self.index, &self.segments, effect);
@@ -182,6 +205,7 @@ pub fn is_read(effect: &StoreEffect) -> bool {
         effect,
         StoreEffect::Log(_)
             | StoreEffect::Checkpoint(_)
+            | StoreEffect::Upkeep(_)
             | StoreEffect::Rewrite(_)
             | StoreEffect::Unlink { .. }
     )
@@ -201,6 +225,7 @@ fn failed_read(effect: StoreEffect) -> StoreInput {
         StoreEffect::Survey => StoreInput::Surveyed(Err(broken())),
         StoreEffect::Log(_)
         | StoreEffect::Checkpoint(_)
+        | StoreEffect::Upkeep(_)
         | StoreEffect::Rewrite(_)
         | StoreEffect::Unlink { .. } => unreachable!("these are no reads"),
     }

@@ -16,6 +16,7 @@ pub mod check;
 pub mod client;
 pub mod disk;
 pub mod fact;
+pub mod hear;
 pub mod history;
 pub mod malice;
 pub mod marks;

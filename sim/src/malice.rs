@@ -78,6 +78,7 @@ fn near_miss(client: &mut Client, pool: &Pool, salt: u32) -> Deed {
     };
     let mut text = format!("[\"EVENT\",{}]", pool.events[event].json).into_bytes();
     // The id stays, or what the relay takes could be an event that the oracle does not know.
+    client.expect_near_miss(&pool.events[event].fact.id);
     let from = text.len() / 3;
     let at = from + client.rng.index(text.len() - from);
     match client.rng.below(3) {

@@ -9,6 +9,7 @@ use net::{Admission, AdmissionConfig, ConnConfig, ConnCore, OutboxLimits, Rate, 
 use net::{Timeouts, TrustedProxies};
 use proto::{Limits, Now, Placement, Secret, SeededState};
 use serve::{Core, CoreParts, Machine, Owned, Owners, Post, Sending, SocketId};
+use shards::checker::Checker;
 use shards::door::{Answer, Asks, Question, ReadQuestion};
 use shards::home::{Home, HomeConfig, HomeEffects, HomeInput, NegConfig, Reply};
 use shards::mesh::{Port, mesh_with_slots};
@@ -204,6 +205,8 @@ pub fn store_config(sizes: &Sizes, shard: ShardId) -> StoreConfig {
     config.sketch_bytes_max = sizes.sketch_bytes_max;
     config.dead_percent = sizes.dead_percent;
     config.erase_after_s = sizes.erase_after_s;
+    config.generation_events = sizes.generation_events;
+    config.upkeep_rows_max = sizes.upkeep_rows_max;
     config
 }
 
@@ -312,6 +315,8 @@ fn start_core(
             secret: SECRET,
             seed: seed(),
             verify_slice: sizes.verify_slice,
+            ticket_backlog: sizes.ticket_backlog,
+            ticket_credit: sizes.ticket_credit,
             recent_ids_max: sizes.recent_ids_max,
             ring_bytes_max: sizes.ring_bytes_max,
             live_credit: sizes.live_credit,
@@ -327,6 +332,7 @@ fn start_core(
         admission: Admission::new(admission, seed()),
         home: home(sizes, shards, core),
         owners: Owners::new(owned),
+        checker: Checker::new(Box::new(TableVerifier::new(pool))),
         metrics_allow: TrustedProxies::default(),
         free_min_bytes: FREE_MIN_BYTES,
         seed: seed(),

@@ -133,8 +133,16 @@ pub struct Sizes {
     pub dead_percent: u8,
     /// Of the store.
     pub erase_after_s: u64,
+    /// Of the store.
+    pub generation_events: u64,
+    /// Of the store.
+    pub upkeep_rows_max: u32,
     /// Of the shard.
     pub verify_slice: usize,
+    /// Of the shard.
+    pub ticket_backlog: usize,
+    /// Of the shard.
+    pub ticket_credit: usize,
     /// Of the shard.
     pub recent_ids_max: usize,
     /// Of the shard.
@@ -286,6 +294,8 @@ impl Sizes {
             sketch_bytes_max: *rng.pick(&[64, 4_096, 1 << 20]),
             dead_percent: *rng.pick(&[5, 30, 60]),
             erase_after_s: *rng.pick(&[4, 20, 120, 86_400]),
+            generation_events: *rng.pick(&[5, 15, 60, 250]),
+            upkeep_rows_max: *rng.pick(&[3, 20, 100, 1_000]),
             verify_slice: *rng.pick(&[1, 4, 16]),
             recent_ids_max: *rng.pick(&[2, 30, 16_384]),
             ring_bytes_max,
@@ -303,6 +313,8 @@ impl Sizes {
             socket_bytes: *rng.pick(&[700, 8_000, 200_000]),
             has_rates: rng.chance(1, 4),
             auth_required: rng.chance(1, 12),
+            ticket_backlog: *rng.pick(&[0, 1, 32]),
+            ticket_credit: *rng.pick(&[1, 5, 64]),
         }
     }
 }

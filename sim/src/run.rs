@@ -400,9 +400,13 @@ impl Run<'_, '_> {
         self.agree()
     }
 
-    /// Waits until everything that was asked for is answered and the shards rest.
+    /// Waits until everything that was asked for is answered and the shards rest, or a write that was
+    /// under way when the faults ended has failed and taken the process with it.
     fn settle(&mut self) -> Result<(), Violation> {
         let is_settled = |world: &mut World<'_>| {
+            if world.crashed.is_some() {
+                return true;
+            }
             let rests = world.node.as_ref().is_none_or(|node| {
                 let mut shards = node.cores.iter().flat_map(|at| at.core.owners.shards());
                 shards.all(|(_, shard)| shard.is_idle() && !shard.has_work())
@@ -418,8 +422,20 @@ impl Run<'_, '_> {
         }
         let waiting = self.world.clients.iter().filter(|client| client.nature != Nature::Malicious);
         let waiting: Vec<String> = waiting.filter_map(|client| client.is_waiting()).collect();
-        let detail = format!("clients still wait for {waiting:?}");
+        let busy = self.busy_shards();
+        let has_jobs = self.world.has_jobs();
+        let detail = format!(
+            "clients still wait for {waiting:?}; shards at work: {busy:?}; disks at work: {has_jobs}"
+        );
         Err(Violation::new("liveness: everything is answered once faults end", detail))
+    }
+
+    /// The shards that do not rest, with what they hold.
+    fn busy_shards(&self) -> Vec<String> {
+        let cores = self.world.node.iter().flat_map(|node| &node.cores);
+        let shards = cores.flat_map(|at| at.core.owners.shards());
+        let busy = shards.filter(|(_, shard)| !shard.is_idle() || shard.has_work());
+        busy.map(|(number, shard)| format!("{number}: {:?}", shard.stats())).collect()
     }
 
     /// What the operator sees: everything, private kinds too.

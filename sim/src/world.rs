@@ -16,7 +16,7 @@ use crate::pool::{CHALLENGES, EPOCH_S, Pool, challenge_entropy};
 use crate::wire;
 use bench::rng::Rng;
 use proto::Now;
-use serve::{Peer, Phase};
+use serve::{Core, Peer, Phase};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::rc::Rc;
@@ -124,6 +124,8 @@ pub struct World<'a> {
     pub drained: usize,
     /// The node has ended by a fault: `true` for a power cut.
     pub crashed: Option<bool>,
+    /// It may end so in this life.
+    may_crash: bool,
     queue: BinaryHeap<Entry>,
     jobs: BTreeMap<u64, Job>,
     last_job: u64,
@@ -169,6 +171,7 @@ impl<'a> World<'a> {
             phase: Phase::Serving,
             drained: 0,
             crashed: None,
+            may_crash: false,
             queue: BinaryHeap::new(),
             jobs: BTreeMap::new(),
             last_job: 0,
@@ -226,6 +229,7 @@ impl<'a> World<'a> {
     /// What the plan has in store for this life, within `span_us`.
     pub fn schedule_faults(&mut self, span_us: u64, is_last: bool) {
         let plan = self.plan;
+        self.may_crash = !is_last;
         let fate = |world: &mut Self, parts: u64, happening: Happening| {
             if world.dice.rng.chance(parts, 4) {
                 world.soon(span_us, happening);
@@ -251,6 +255,16 @@ impl<'a> World<'a> {
         if plan.has(Fault::Compact) || plan.has(Fault::Remove) {
             (0..3).for_each(|_| fate(self, 3, Happening::Operate));
         }
+    }
+
+    /// What is over in an instant would hardly ever be struck by a crash: now and then one comes then.
+    fn maybe_crash_soon(&mut self) {
+        let may = [Fault::Kill, Fault::PowerCut].map(|fault| self.plan.has(fault));
+        if !self.may_crash || may == [false; 2] || !self.dice.rng.chance(1, 50) {
+            return;
+        }
+        let is_power = may[1] && (!may[0] || self.dice.rng.chance(1, 2));
+        self.soon(60, Happening::Crash { is_power });
     }
 
     /// Every client begins its operations.
@@ -401,12 +415,23 @@ impl<'a> World<'a> {
                 Heard::Failed => clients.failed(socket),
             }
         }
+        let out_before = tickets_of(&at.core);
         at.core.wake_up();
         at.machine.is_low = self.is_full && self.life.is_multiple_of(2);
         at.core.keep_time(now, &mut at.machine);
         let worked = at.core.work(now, &mut at.machine);
         if at.core.advance_drain(now, self.phase, &mut at.machine) {
             self.drained += 1;
+        }
+        let out = tickets_of(&at.core);
+        if out > out_before {
+            self.dice.marks.hit("ticket sent");
+            self.maybe_crash_soon();
+        } else if out < out_before {
+            self.dice.marks.hit("ticket answered");
+        }
+        if out > 0 && at.core.backlog() > 0 {
+            self.dice.marks.hit("a ring was full with tickets out");
         }
         let asked = std::mem::take(&mut at.machine.asked);
         let wakes = std::mem::take(&mut at.machine.wakes);
@@ -528,6 +553,8 @@ impl<'a> World<'a> {
         self.perform(id);
         let Some(job) = self.jobs.remove(&id) else { return };
         let (Some(answer), Some(node)) = (job.answer, &mut self.node) else { return };
+        let shard = job.asked.shard;
+        self.dice.tell(self.now_us, || format!("shard {shard} is told {}", brief(&answer)));
         node.cores[job.core].machine.ready.push_back((job.asked.owner, answer));
         self.meet_core(job.core, self.now_us);
     }
@@ -541,6 +568,10 @@ impl<'a> World<'a> {
 
     /// The node is gone, with everything that it had not written down.
     pub fn end_life(&mut self, survive_of_256: u16) {
+        let cores = self.node.iter().flat_map(|node| &node.cores);
+        if cores.into_iter().any(|at| tickets_of(&at.core) > 0) {
+            self.dice.marks.hit("stopped with a ticket out");
+        }
         self.dice
             .tell(self.now_us, || format!("the node is gone, {survive_of_256} of 256 survive"));
         self.node = None;
@@ -772,8 +803,13 @@ impl<'a> World<'a> {
     }
 }
 
-/// An effect in a few words.
-fn brief(effect: &StoreEffect) -> String {
+/// Signatures that the shards of a core have let others check.
+fn tickets_of(core: &Core) -> usize {
+    core.owners.shards().map(|(_, shard)| shard.tickets_out()).sum()
+}
+
+/// An effect or an answer in a few words.
+fn brief(effect: &impl std::fmt::Debug) -> String {
     let mut text = format!("{effect:?}");
     let length = (0..=160).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     text.truncate(length);

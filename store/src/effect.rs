@@ -6,7 +6,7 @@
 //! effects are performed in order, one write in flight.
 
 use crate::delta::Generation;
-use crate::index::Table;
+use crate::index::{Table, UpkeepDone, UpkeepRequest};
 use crate::rewrite;
 use crate::sums::{SumsPage, SumsRequest};
 use proto::nip::nip01::SlotKey;
@@ -279,6 +279,9 @@ pub enum StoreEffect {
     },
     /// Apply a generation to the index. Answer: [`StoreInput::Checkpointed`].
     Checkpoint(Checkpoint),
+    /// Take one step of the index's upkeep (see [`crate::index::upkeep`]). Never at the same time as
+    /// a checkpoint or a rewriting. Answer: [`StoreInput::UpkeepDone`].
+    Upkeep(UpkeepRequest),
     /// List the segments and what is dead in them. Answer: [`StoreInput::Surveyed`].
     Survey,
     /// Write what is left of segments into a new one and move the index over. Never at the same
@@ -388,6 +391,8 @@ pub enum StoreInput {
         /// The last sequence that the index holds.
         applied: Seq,
     },
+    /// A step of upkeep was taken, or none is due.
+    UpkeepDone(UpkeepDone),
     /// The segments, in order of their ranges.
     Surveyed(Result<Vec<rewrite::Surveyed>, WorldError>),
     /// A rewriting was done, or not begun.

@@ -2,33 +2,39 @@
 //! and for memory, which supply ordered rows and nothing else.
 //!
 //! Rows end in the event's sequence; table `loc` alone knows where bytes are, so a row whose `loc`
-//! is gone belongs to a dead event and is skipped. See [`crate::key`] for the layouts.
+//! is gone belongs to a dead event and is skipped. See [`crate::key`] for the layouts, and
+//! [`generations`] for how the rows are split by the arrival of their events.
 
 use crate::delta::Vanish;
 use crate::effect::{
-    Answer, Found, IndexPage, IndexRow, LookupKey, Question, ScanRequest, Seq, WalkPage,
-    WalkRequest, WorldError,
+    Answer, Found, IndexPage, IndexRow, LookupKey, Question, ScanRequest, Seq, WorldError,
 };
-use crate::key::{self, LocRow, MARK_ID, MARK_SLOT, SKETCHED_BIT, Tail, read_seq};
+use crate::key::{self, LocRow, MARK_ID, MARK_SLOT, SKETCHED_BIT, read_seq};
 use crate::seam::Sketched;
 use crate::vanish::Purge;
+use generations::{Generations, Lies};
 use proto::nip::nip01::SlotKey;
 use proto::{EventId, PublicKey};
 
 pub mod changes;
+pub mod filter;
+pub mod generations;
 mod scan;
 pub mod segments;
 pub mod sums;
+pub mod upkeep;
+mod walk;
 
 pub use changes::{Rows, missing_rows, write_generation};
-pub use scan::PAGE_ROWS_EXAMINED_MAX;
+pub use scan::{PAGE_ROWS_EXAMINED_MAX, Scanned};
+pub use upkeep::{Did, UpkeepDone, UpkeepRequest, upkeep};
 
 /// A table of the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Table {
     /// Sequence to place and position.
     Loc,
-    /// First bytes of the id.
+    /// First bytes of the id; this table and the next four hold the runs of sealed generations.
     Id,
     /// Every event by time.
     Time,
@@ -38,6 +44,26 @@ pub enum Table {
     Author,
     /// By tag and kind.
     Tag,
+    /// [`Table::Id`] of a generation in the first half.
+    IdA,
+    /// [`Table::Time`] of a generation in the first half.
+    TimeA,
+    /// [`Table::Kind`] of a generation in the first half.
+    KindA,
+    /// [`Table::Author`] of a generation in the first half.
+    AuthorA,
+    /// [`Table::Tag`] of a generation in the first half.
+    TagA,
+    /// [`Table::Id`] of a generation in the second half.
+    IdB,
+    /// [`Table::Time`] of a generation in the second half.
+    TimeB,
+    /// [`Table::Kind`] of a generation in the second half.
+    KindB,
+    /// [`Table::Author`] of a generation in the second half.
+    AuthorB,
+    /// [`Table::Tag`] of a generation in the second half.
+    TagB,
     /// Slot to sequence.
     Slot,
     /// Deleted ids and slots.
@@ -58,13 +84,23 @@ pub enum Table {
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 24] = [
         Self::Loc,
         Self::Id,
         Self::Time,
         Self::Kind,
         Self::Author,
         Self::Tag,
+        Self::IdA,
+        Self::TimeA,
+        Self::KindA,
+        Self::AuthorA,
+        Self::TagA,
+        Self::IdB,
+        Self::TimeB,
+        Self::KindB,
+        Self::AuthorB,
+        Self::TagB,
         Self::Slot,
         Self::Marker,
         Self::Vanish,
@@ -75,6 +111,9 @@ impl Table {
         Self::Meta,
     ];
 
+    /// Those whose rows are split into generations.
+    pub const SPLIT: [Self; 5] = [Self::Id, Self::Time, Self::Kind, Self::Author, Self::Tag];
+
     /// Its name on disk.
     pub fn name(self) -> &'static str {
         match self {
@@ -84,6 +123,16 @@ impl Table {
             Self::Kind => "kind",
             Self::Author => "author",
             Self::Tag => "tag",
+            Self::IdA => "id.a",
+            Self::TimeA => "time.a",
+            Self::KindA => "kind.a",
+            Self::AuthorA => "author.a",
+            Self::TagA => "tag.a",
+            Self::IdB => "id.b",
+            Self::TimeB => "time.b",
+            Self::KindB => "kind.b",
+            Self::AuthorB => "author.b",
+            Self::TagB => "tag.b",
             Self::Slot => "slot",
             Self::Marker => "marker",
             Self::Vanish => "vanish",
@@ -123,6 +172,11 @@ pub trait ReadRows {
     /// # Errors
     /// [`WorldError::Index`] when the world fails.
     fn count(&self, table: Table) -> Result<usize, WorldError>;
+
+    /// Whether an event with this id may be in a run; "no" is certain.
+    fn may_have_id(&self, _run: u32, _id: &EventId) -> bool {
+        true
+    }
 }
 
 /// About how many items [`sketched`] visits: every event has an id and, on average, a reference to
@@ -143,6 +197,12 @@ pub trait WriteRows: ReadRows {
     /// # Errors
     /// [`WorldError::Index`] when the world fails.
     fn apply(&mut self, table: Table, rows: &Rows) -> Result<(), WorldError>;
+
+    /// Removes every row of a table.
+    ///
+    /// # Errors
+    /// [`WorldError::Index`] when the world fails.
+    fn clear(&mut self, table: Table) -> Result<(), WorldError>;
 }
 
 fn damaged(table: Table) -> WorldError {
@@ -175,6 +235,17 @@ fn loc_row(rows: &dyn ReadRows, seq: Seq) -> Result<Option<IndexRow>, WorldError
 /// # Errors
 /// [`WorldError::Index`] when the world fails.
 pub fn scan(rows: &dyn ReadRows, request: &ScanRequest) -> Result<IndexPage, WorldError> {
+    scan::scan(rows, request).map(|(page, _)| page)
+}
+
+/// A page of rows, and what it took.
+///
+/// # Errors
+/// [`WorldError::Index`] when the world fails.
+pub fn scan_telling(
+    rows: &dyn ReadRows,
+    request: &ScanRequest,
+) -> Result<(IndexPage, Scanned), WorldError> {
     scan::scan(rows, request)
 }
 
@@ -183,12 +254,17 @@ pub fn scan(rows: &dyn ReadRows, request: &ScanRequest) -> Result<IndexPage, Wor
 /// # Errors
 /// [`WorldError::Index`] when the world fails.
 pub fn lookup(rows: &dyn ReadRows, keys: &[LookupKey]) -> Result<Vec<Found>, WorldError> {
-    keys.iter().map(|key| lookup_one(rows, key)).collect()
+    let generations = Generations::read(rows)?;
+    keys.iter().map(|key| lookup_one(rows, &generations, key)).collect()
 }
 
-fn lookup_one(rows: &dyn ReadRows, key: &LookupKey) -> Result<Found, WorldError> {
+fn lookup_one(
+    rows: &dyn ReadRows,
+    generations: &Generations,
+    key: &LookupKey,
+) -> Result<Found, WorldError> {
     match key {
-        LookupKey::Id(id) => Ok(find_id(rows, id)?.map_or(Found::Nothing, Found::Row)),
+        LookupKey::Id(id) => Ok(find_id(rows, generations, id)?.map_or(Found::Nothing, Found::Row)),
         LookupKey::Slot(slot) => {
             let mut seq = None;
             rows.row(Table::Slot, &slot.0, &mut |value| seq = read_seq(value))?;
@@ -260,21 +336,31 @@ pub fn purges(rows: &dyn ReadRows) -> Result<Vec<Purge>, WorldError> {
 }
 
 /// The event with this id; eight bytes find candidates, the full id decides.
-fn find_id(rows: &dyn ReadRows, id: &EventId) -> Result<Option<IndexRow>, WorldError> {
-    let prefix = &id.0[..8];
+fn find_id(
+    rows: &dyn ReadRows,
+    generations: &Generations,
+    id: &EventId,
+) -> Result<Option<IndexRow>, WorldError> {
     let mut candidates: Vec<Seq> = Vec::new();
-    rows.walk(Table::Id, prefix, &mut |key, _| {
-        let is_candidate = key.starts_with(prefix);
-        if is_candidate {
-            candidates.extend(read_seq(&key[prefix.len()..]));
+    for generation in generations.list().iter().rev() {
+        let lies = generation.lies;
+        if matches!(lies, Lies::Run(run) if !rows.may_have_id(run, id)) {
+            continue;
         }
-        is_candidate
-    })?;
-    for seq in candidates {
-        if let Some(row) = loc_row(rows, seq)?
-            && row.position.id == *id
-        {
-            return Ok(Some(row));
+        let prefix = lies.key(&id.0[..8]);
+        rows.walk(lies.table(Table::Id), &prefix, &mut |key, _| {
+            let is_candidate = key.starts_with(&prefix);
+            if is_candidate {
+                candidates.extend(read_seq(&key[prefix.len()..]));
+            }
+            is_candidate
+        })?;
+        for seq in candidates.drain(..) {
+            if let Some(row) = loc_row(rows, seq)?
+                && row.position.id == *id
+            {
+                return Ok(Some(row));
+            }
         }
     }
     Ok(None)
@@ -321,17 +407,19 @@ pub fn sketched(rows: &dyn ReadRows, visit: &mut dyn FnMut(Sketched)) -> Result<
         }
         true
     })?;
-    let mut last = None;
-    rows.walk(Table::Tag, &SKETCHED_BIT.to_be_bytes(), &mut |key, _| {
-        let hash = key.first_chunk().map(|bytes| u64::from_be_bytes(*bytes));
-        if let Some(hash) = hash
-            && last != Some(hash)
-        {
-            last = Some(hash);
-            visit(Sketched::Tag(hash));
-        }
-        true
-    })?;
+    for generation in Generations::read(rows)?.list() {
+        let (lies, mut last) = (generation.lies, None);
+        let from = lies.key(&SKETCHED_BIT.to_be_bytes());
+        rows.walk(lies.table(Table::Tag), &from, &mut |key, _| {
+            let Some(hash) = lies.strip(key).and_then(<[u8]>::first_chunk) else { return false };
+            let hash = u64::from_be_bytes(*hash);
+            if last != Some(hash) {
+                last = Some(hash);
+                visit(Sketched::Tag(hash));
+            }
+            true
+        })?;
+    }
     rows.walk(Table::Slot, &[], &mut |key, _| {
         if let Ok(slot) = key.try_into() {
             visit(Sketched::Key(LookupKey::Slot(SlotKey(slot))));
@@ -358,32 +446,9 @@ pub fn sketched(rows: &dyn ReadRows, visit: &mut dyn FnMut(Sketched)) -> Result<
 /// [`WorldError::Index`] when the world fails.
 pub fn ask(rows: &dyn ReadRows, question: &Question) -> Result<Answer, WorldError> {
     match question {
-        Question::Walk(request) => walk(rows, request).map(Answer::Walk),
+        Question::Walk(request) => walk::walk(rows, request).map(Answer::Walk),
         Question::Sums(request) => sums::page(rows, request).map(Answer::Sums),
     }
-}
-
-/// Events under a prefix of a table, in the order of its keys.
-fn walk(rows: &dyn ReadRows, request: &WalkRequest) -> Result<WalkPage, WorldError> {
-    let (mut page, mut seqs, mut examined) = (WalkPage::default(), Vec::new(), 0);
-    let from = request.from.as_ref().unwrap_or(&request.prefix);
-    rows.walk(request.table, from, &mut |key, _| {
-        if !key.starts_with(&request.prefix) {
-            return false;
-        }
-        if seqs.len() >= request.rows_max as usize || examined >= PAGE_ROWS_EXAMINED_MAX {
-            page.next = Some(key.to_vec());
-            return false;
-        }
-        examined += 1;
-        let tail = Tail::read(key).filter(|tail| tail.created_at() <= request.until);
-        seqs.extend(tail.map(|tail| tail.seq));
-        true
-    })?;
-    for seq in seqs {
-        page.rows.extend(loc_row(rows, seq)?);
-    }
-    Ok(page)
 }
 
 fn read_marker(key: &[u8]) -> Option<LookupKey> {

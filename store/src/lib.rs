@@ -13,8 +13,9 @@
 //! The way of an event: [`replace::decide`] turns it into effects ([`Store::put`], [`Store::kill`],
 //! marks), which go into one log batch ([`log`]); when that is durable they enter the delta
 //! ([`delta`]) and become visible; a checkpoint moves a frozen generation of the delta into the
-//! index ([`index`]). A reader's page is the index's page and the delta's rows merged ([`page`]).
-//! Sealed segments are written anew without what is dead in them ([`rewrite`]).
+//! index ([`index`]), whose rows are split by arrival ([`index::generations`]) so that this costs the
+//! same however much is stored. A reader's page is the index's page and the delta's rows merged
+//! ([`page`]). Sealed segments are written anew without what is dead in them ([`rewrite`]).
 //!
 //! For shards that no relay serves there are [`offline`], [`reindex`], [`reshard`] and [`scrub`].
 //! What a key that vanished left behind goes little by little ([`vanish`]); what peers reconcile is
@@ -22,6 +23,7 @@
 #![deny(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod bloom;
 pub mod delta;
 pub mod effect;
 pub mod fault;

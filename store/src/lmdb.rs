@@ -30,21 +30,23 @@ use crate::effect::{
     Answer, Found, IndexPage, IndexRow, LookupKey, Question, ScanRequest, Seq, WorldError,
 };
 use crate::file::{is_no_space, reserve_file, sync_directory, sync_file};
+use crate::index::filter::IdFilters;
+use crate::index::generations::{Generations, IndexGeneration};
 use crate::index::segments::{self, Remap, SegmentRow};
-use crate::index::{self, ReadRows, Rows, Table, WriteRows};
+use crate::index::{self, Did, ReadRows, Rows, Table, UpkeepDone, UpkeepRequest, WriteRows};
 use crate::key::EventKeys;
 use crate::seam::{Bodies, Index, Sketched};
 use crate::sums::Resummed;
 use crate::vanish::Purge;
 use heed::types::Bytes;
 use heed::{CompactionOption, Env, EnvOpenOptions, MdbError, PutFlags, RoTxn, RwTxn, WithoutTls};
-use proto::{Filter, Secret};
+use proto::{EventId, Filter, Secret};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// Version of the index format; another one is rebuilt from the log by hand, never guessed at.
-pub const INDEX_VERSION: u32 = 2;
+pub const INDEX_VERSION: u32 = 3;
 /// Least size of the map.
 pub const MAP_BYTES_MIN: usize = 1 << 30;
 /// Greatest size of the map at the start.
@@ -86,6 +88,8 @@ pub struct LmdbIndex {
     secret: Secret,
     /// Shared by every transaction, held alone while the map is replaced.
     growth: RwLock<()>,
+    /// Replaced as a whole when a generation has been sealed.
+    filters: RwLock<Arc<IdFilters>>,
 }
 
 fn failed(error: &heed::Error) -> WorldError {
@@ -137,7 +141,22 @@ impl LmdbIndex {
         let tables = open_tables(&env, &txn)?;
         // Handles that a transaction opened stay open only if it is committed.
         txn.commit().map_err(|error| failed(&error))?;
-        Ok(Self { env, tables, secret, growth: RwLock::new(()) })
+        let filters = RwLock::default();
+        let index = Self { env, tables, secret, growth: RwLock::new(()), filters };
+        index.renew_filters()?;
+        Ok(index)
+    }
+
+    fn filters(&self) -> Arc<IdFilters> {
+        Arc::clone(&self.filters.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Makes filters for the runs that have none, and forgets those of runs that are gone.
+    fn renew_filters(&self) -> Result<(), WorldError> {
+        let have = self.filters();
+        let renewed = self.read(|rows| have.renewed(rows, &self.secret))?;
+        *self.filters.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(renewed);
+        Ok(())
     }
 
     /// Makes an empty index under a temporary name and renames it, all of it durable.
@@ -179,7 +198,8 @@ impl LmdbIndex {
         // The lock guards nothing that a panicking holder could leave half done.
         let _shared = self.growth.read().unwrap_or_else(PoisonError::into_inner);
         let txn = self.env.read_txn().map_err(|error| failed(&error))?;
-        read(&Snapshot { tables: &self.tables, txn: &txn })
+        let filters = self.filters();
+        read(&Snapshot { tables: &self.tables, txn: &txn, filters: &filters, secret: &self.secret })
     }
 
     /// One try to write; `None` if the map is full.
@@ -395,6 +415,8 @@ fn open_tables(
 struct Snapshot<'a> {
     tables: &'a [TableRows; Table::ALL.len()],
     txn: &'a RoTxn<'a, WithoutTls>,
+    filters: &'a IdFilters,
+    secret: &'a Secret,
 }
 
 fn read_row(
@@ -449,6 +471,10 @@ impl ReadRows for Snapshot<'_> {
     fn count(&self, table: Table) -> Result<usize, WorldError> {
         count_rows(&self.tables[table as usize], self.txn)
     }
+
+    fn may_have_id(&self, run: u32, id: &EventId) -> bool {
+        self.filters.may_have(self.secret, run, id)
+    }
 }
 
 /// Rows of the one writing transaction.
@@ -459,18 +485,34 @@ struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    /// Sequences only rise, so the places of new events go to the end: full pages, no search. A
-    /// rewriting changes places that are there already.
+    /// Sequences and the numbers of runs only rise, so the places of new events and the rows of a
+    /// generation that is being sealed go to the end: full pages, no search. A rewriting of the log
+    /// changes places that are there already.
     fn put_flags(&self, table: Table, rows: &Rows) -> Result<PutFlags, heed::Error> {
+        if table != Table::Loc && !Table::SPLIT.contains(&table) {
+            return Ok(PutFlags::empty());
+        }
         let first = rows.iter().find_map(|(key, value)| value.map(|_| key));
         let last = self.tables[table as usize].last(&self.txn)?;
-        let is_new = table == Table::Loc && last.is_none_or(|(last, _)| first > Some(last));
+        let is_new = last.is_none_or(|(last, _)| first > Some(last));
         Ok(if is_new { PutFlags::APPEND } else { PutFlags::empty() })
     }
 
     fn try_apply(&mut self, table: Table, rows: &Rows) -> Result<(), heed::Error> {
         let to = &self.tables[table as usize];
         let flags = self.put_flags(table, rows)?;
+        if rows.iter().all(|(_, value)| value.is_some()) {
+            // One cursor stays where the last row went, and finds the place of the next one in the
+            // same page without a search from the root.
+            let mut cursor = to.iter_mut(&mut self.txn)?;
+            for (key, value) in rows.iter() {
+                let value = value.unwrap_or_default();
+                // SAFETY: key and value must not lie in the map, which the write may move. They are
+                // borrowed from `rows`, whose bytes are its own.
+                unsafe { cursor.put_current_with_options::<Bytes>(flags, key, value)? };
+            }
+            return Ok(());
+        }
         for (key, value) in rows.iter() {
             match value {
                 Some(value) => to.put_with_flags(&mut self.txn, flags, key, value)?,
@@ -505,6 +547,13 @@ impl ReadRows for Writing<'_> {
 impl WriteRows for Writing<'_> {
     fn apply(&mut self, table: Table, rows: &Rows) -> Result<(), WorldError> {
         self.try_apply(table, rows).map_err(|error| {
+            self.map_is_full |= is_map_full(&error);
+            failed(&error)
+        })
+    }
+
+    fn clear(&mut self, table: Table) -> Result<(), WorldError> {
+        self.tables[table as usize].clear(&mut self.txn).map_err(|error| {
             self.map_is_full |= is_map_full(&error);
             failed(&error)
         })
@@ -551,6 +600,18 @@ impl Index for LmdbIndex {
 
     fn checkpoint(&self, generation: &Generation, bodies: &dyn Bodies) -> Result<Seq, WorldError> {
         self.write(|rows| index::write_generation(rows, generation, bodies, &self.secret))
+    }
+
+    fn upkeep(&self, request: &UpkeepRequest) -> Result<UpkeepDone, WorldError> {
+        let done = self.write(|rows| index::upkeep(rows, request))?;
+        if matches!(done.did, Did::Sealed { .. }) {
+            self.renew_filters()?;
+        }
+        Ok(done)
+    }
+
+    fn generations(&self) -> Result<Vec<IndexGeneration>, WorldError> {
+        self.read(|rows| Generations::read(rows).map(|have| have.list().to_vec()))
     }
 
     fn segments(&self) -> Result<Vec<(Seq, SegmentRow)>, WorldError> {

@@ -6,14 +6,18 @@ use crate::delta::Generation;
 use crate::effect::{
     Answer, Found, IndexPage, IndexRow, LookupKey, Question, ScanRequest, Seq, WorldError,
 };
+use crate::index::filter::IdFilters;
+use crate::index::generations::{Generations, IndexGeneration};
 use crate::index::segments::{self, Remap, SegmentRow};
-use crate::index::{self, ReadRows, Rows, Table, WriteRows};
+use crate::index::{
+    self, Did, ReadRows, Rows, Scanned, Table, UpkeepDone, UpkeepRequest, WriteRows,
+};
 use crate::key::EventKeys;
 use crate::seam::{Bodies, Index, SegmentEntry, Segments, Sketched};
 use crate::sums::Resummed;
 use crate::vanish::Purge;
-use proto::{Filter, Secret};
-use std::cell::RefCell;
+use proto::{EventId, Filter, Secret};
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::rc::Rc;
@@ -21,9 +25,11 @@ use std::rc::Rc;
 type TableRows = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// Ordered tables in memory.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct MemRows {
     tables: [TableRows; Table::ALL.len()],
+    filters: IdFilters,
+    secret: Secret,
 }
 
 impl ReadRows for MemRows {
@@ -53,6 +59,10 @@ impl ReadRows for MemRows {
     fn count(&self, table: Table) -> Result<usize, WorldError> {
         Ok(self.tables[table as usize].len())
     }
+
+    fn may_have_id(&self, run: u32, id: &EventId) -> bool {
+        self.filters.may_have(&self.secret, run, id)
+    }
 }
 
 impl WriteRows for MemRows {
@@ -66,6 +76,11 @@ impl WriteRows for MemRows {
         }
         Ok(())
     }
+
+    fn clear(&mut self, table: Table) -> Result<(), WorldError> {
+        self.tables[table as usize].clear();
+        Ok(())
+    }
 }
 
 /// An index in memory. Clones share it; what it holds survives a simulated crash.
@@ -73,12 +88,24 @@ impl WriteRows for MemRows {
 pub struct MemIndex {
     secret: Secret,
     rows: Rc<RefCell<MemRows>>,
+    scanned: Rc<Cell<Scanned>>,
 }
 
 impl MemIndex {
     /// An empty index.
     pub fn new(secret: Secret) -> Self {
-        Self { secret, rows: Rc::default() }
+        let rows = MemRows { tables: Default::default(), filters: IdFilters::default(), secret };
+        Self { secret, rows: Rc::new(RefCell::new(rows)), scanned: Rc::default() }
+    }
+
+    /// Whether its upkeep has begun something and not ended it.
+    pub fn is_at_work(&self) -> bool {
+        Generations::read(&*self.rows.borrow()).is_ok_and(|have| have.is_at_work())
+    }
+
+    /// What the last page took.
+    pub fn last_scanned(&self) -> Scanned {
+        self.scanned.get()
     }
 
     /// Number of rows of a table.
@@ -93,7 +120,9 @@ impl Index for MemIndex {
     }
 
     fn scan(&self, request: &ScanRequest) -> Result<IndexPage, WorldError> {
-        index::scan(&*self.rows.borrow(), request)
+        let (page, scanned) = index::scan_telling(&*self.rows.borrow(), request)?;
+        self.scanned.set(scanned);
+        Ok(page)
     }
 
     fn lookup(&self, keys: &[LookupKey]) -> Result<Vec<Found>, WorldError> {
@@ -129,6 +158,20 @@ impl Index for MemIndex {
         let applied = index::write_generation(&mut rows, generation, bodies, &self.secret)?;
         self.rows.replace(rows);
         Ok(applied)
+    }
+
+    fn upkeep(&self, request: &UpkeepRequest) -> Result<UpkeepDone, WorldError> {
+        // In memory a step fails only where the rows make no sense, and nobody goes on then.
+        let mut rows = self.rows.borrow_mut();
+        let done = index::upkeep(&mut *rows, request)?;
+        if matches!(done.did, Did::Sealed { .. }) {
+            rows.filters = rows.filters.renewed(&*rows, &self.secret)?;
+        }
+        Ok(done)
+    }
+
+    fn generations(&self) -> Result<Vec<IndexGeneration>, WorldError> {
+        Ok(Generations::read(&*self.rows.borrow())?.list().to_vec())
     }
 
     fn segments(&self) -> Result<Vec<(Seq, SegmentRow)>, WorldError> {

@@ -6,6 +6,7 @@ use crate::effect::{StoreEffect, WorldError};
 use crate::file::FileSegments;
 use crate::file::directory::{DataDirectory, DirectoryError};
 use crate::fingerprint::Fingerprint;
+use crate::index::UpkeepRequest;
 use crate::lmdb::{self, LmdbIndex, map_bytes_for};
 use crate::open::{self, OpenError};
 use crate::reindex::{self, ReindexError, Reindexed};
@@ -135,8 +136,8 @@ pub struct Compacted {
     pub index_bytes_after: u64,
 }
 
-/// Rewrites every segment of a shard in which anything is dead, then writes its index anew without
-/// the free pages in it. `progress` hears how many of how many segments are done.
+/// Rewrites every segment of a shard in which anything is dead, and every generation of its index,
+/// then writes the index anew without the free pages in it. `progress` hears how many of how many segments are done.
 ///
 /// # Errors
 /// [`OfflineError`].
@@ -151,6 +152,11 @@ pub fn compact(
     let mut compacted =
         Compacted { index_bytes_before: index.file_bytes()?, ..Compacted::default() };
     let done = compact_log(config, &index, &segments, clock, progress, should_stop);
+    let done = done.and_then(|stats| {
+        let request = UpkeepRequest { dead_percent: 0, ..config.upkeep() };
+        reindex::keep_up(&request, &index, should_stop)?;
+        Ok(stats)
+    });
     index.close();
     let stats = done?;
     compacted.rewrites = stats.rewrites;

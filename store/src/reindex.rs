@@ -6,6 +6,7 @@
 
 use crate::effect::{Seq, WorldError};
 use crate::fingerprint::Fingerprint;
+use crate::index::{Did, UpkeepRequest};
 use crate::open::{OpenError, recover_step, resum};
 use crate::recovery::Recovery;
 use crate::rewrite::layout;
@@ -51,6 +52,7 @@ pub fn rebuild<S: Segments>(
     let log_bytes = layout.placed.iter().map(|placed| placed.bytes).sum();
     let mut recovery = Recovery::new(config, 0, layout).map_err(OpenError::from)?;
     while recover_step(&mut recovery, index, segments)? {
+        keep_up(&config.upkeep(), index, should_stop)?;
         progress(recovery.bytes_read(), log_bytes);
         if should_stop() {
             return Err(ReindexError::Stopped);
@@ -60,7 +62,22 @@ pub fn rebuild<S: Segments>(
     if !generation.is_empty() {
         index.checkpoint(&generation, segments).map_err(OpenError::from)?;
     }
+    keep_up(&config.upkeep(), index, should_stop)?;
     Ok(Reindexed { applied: generation.last_seq(), log_bytes })
+}
+
+/// Brings an index's upkeep to its end, so that the next events find a small open generation.
+pub(crate) fn keep_up(
+    request: &UpkeepRequest,
+    index: &dyn Index,
+    should_stop: &dyn Fn() -> bool,
+) -> Result<(), ReindexError> {
+    while index.upkeep(request).map_err(OpenError::from)?.did != Did::Nothing {
+        if should_stop() {
+            return Err(ReindexError::Stopped);
+        }
+    }
+    Ok(())
 }
 
 /// Fingerprint of everything that has a place in the index. `progress` hears how many of how many

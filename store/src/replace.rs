@@ -168,7 +168,9 @@ impl Arrival {
     /// Everything that [`decide`] will ask about; pass it through [`crate::Store::unanswered`].
     pub fn keys(&self) -> Vec<LookupKey> {
         let banned = LookupKey::DeletedId(self.version.id, OPERATOR);
-        let mut keys = vec![banned, LookupKey::Vanished(self.pubkey)];
+        // Most events have four or six keys, and each of their targets has two.
+        let mut keys = Vec::with_capacity(6 + 2 * self.targets.len());
+        keys.extend([banned, LookupKey::Vanished(self.pubkey)]);
         if !self.is_elsewhere {
             keys.push(LookupKey::Id(self.version.id));
         }

@@ -6,14 +6,18 @@ use crate::effect::{
     Answer, Found, IndexPage, IndexRow, Loc, LogEffect, LookupKey, Question, ScanRequest, Seq,
     StoreEffect, StoreInput, WorldError,
 };
-use crate::index::Table;
+use crate::index::generations::IndexGeneration;
 use crate::index::segments::{Remap, SegmentRow};
+use crate::index::{Did, Table, UpkeepDone, UpkeepRequest};
 use crate::key::EventKeys;
 use crate::record;
 use crate::rewrite;
 use crate::sums::Resummed;
 use crate::vanish::Purge;
 use proto::{Event, Filter};
+
+/// Bytes that a row that is copied takes in a page, at most.
+const UPKEEP_ROW_BYTES: u64 = 40;
 
 /// A segment as the directory lists it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -232,6 +236,19 @@ pub trait Index {
     /// [`WorldError`]; the process must end.
     fn checkpoint(&self, generation: &Generation, bodies: &dyn Bodies) -> Result<Seq, WorldError>;
 
+    /// Takes one step of upkeep, in one transaction; to be repeated until nothing is due. Not while
+    /// anything else writes.
+    ///
+    /// # Errors
+    /// [`WorldError`]; the process must end.
+    fn upkeep(&self, request: &UpkeepRequest) -> Result<UpkeepDone, WorldError>;
+
+    /// The generations of the index, in order of their sequences.
+    ///
+    /// # Errors
+    /// [`WorldError::Index`] when the world fails.
+    fn generations(&self) -> Result<Vec<IndexGeneration>, WorldError>;
+
     /// What the index knows of the log's segments.
     ///
     /// # Errors
@@ -314,6 +331,14 @@ impl<I: Index + ?Sized> Index for &I {
         (**self).checkpoint(generation, bodies)
     }
 
+    fn upkeep(&self, request: &UpkeepRequest) -> Result<UpkeepDone, WorldError> {
+        (**self).upkeep(request)
+    }
+
+    fn generations(&self) -> Result<Vec<IndexGeneration>, WorldError> {
+        (**self).generations()
+    }
+
     fn segments(&self) -> Result<Vec<(Seq, SegmentRow)>, WorldError> {
         (**self).segments()
     }
@@ -347,6 +372,18 @@ impl<I: Index + ?Sized> Index for &I {
     }
 }
 
+/// Takes one step of an index's upkeep if there is room for it.
+pub fn upkeep(index: &dyn Index, request: &UpkeepRequest) -> StoreInput {
+    let bytes = u64::from(request.rows_max) * UPKEEP_ROW_BYTES;
+    match index.reserve(0, bytes).and_then(|()| index.upkeep(request)) {
+        Ok(done) => StoreInput::UpkeepDone(done),
+        Err(WorldError::NoSpace(_)) => {
+            StoreInput::UpkeepDone(UpkeepDone { did: Did::NoRoom, ..UpkeepDone::default() })
+        }
+        Err(error) => StoreInput::Failed(error),
+    }
+}
+
 /// Performs any effect of a store by blocking, and says what the store is to be told.
 pub fn perform<S: Segments>(index: &dyn Index, segments: &S, effect: StoreEffect) -> StoreInput {
     match effect {
@@ -354,6 +391,7 @@ pub fn perform<S: Segments>(index: &dyn Index, segments: &S, effect: StoreEffect
         StoreEffect::Checkpoint(checkpoint) => index
             .checkpoint(&checkpoint.generation, segments)
             .map_or_else(StoreInput::Failed, |applied| StoreInput::Checkpointed { applied }),
+        StoreEffect::Upkeep(request) => upkeep(index, &request),
         StoreEffect::Scan { token, request } => {
             let page = index.scan(&request);
             StoreInput::Scanned { token, request, page }

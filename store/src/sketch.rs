@@ -5,6 +5,7 @@
 //! Owned by the shard's core, which sets a key before the effect that needs it is appended. Bounded
 //! by [`Sketch::new`]'s `bytes_max`: a sketch that may not grow answers "maybe" to everything.
 
+use crate::bloom::{BITS_PER_KEY, Bloom};
 use crate::effect::LookupKey;
 use crate::seam::Sketched;
 use proto::hash::domain;
@@ -14,68 +15,19 @@ use proto::{EventId, PublicKey, Secret};
 const FIRST_LAYER_KEYS: usize = 1 << 15;
 /// Keys below which a last layer is not worth having.
 const LAYER_KEYS_MIN: usize = 1 << 10;
-/// Bits per key: about one false "maybe" in a hundred with [`PROBES`] bits set per key.
-const BITS_PER_KEY: usize = 12;
-/// Bits set per key, all in one cache line.
-const PROBES: u32 = 6;
-/// Words of a block: 64 bytes, a cache line.
-const BLOCK_WORDS: usize = 8;
-
 /// The sketch of one shard.
 #[derive(Debug)]
 pub struct Sketch {
     secret: Secret,
-    layers: Vec<Layer>,
+    layers: Vec<Bloom>,
     bytes_max: usize,
     is_saturated: bool,
-}
-
-#[derive(Debug)]
-struct Layer {
-    blocks: Vec<[u64; BLOCK_WORDS]>,
-    keys: usize,
-    keys_max: usize,
-}
-
-impl Layer {
-    fn new(keys_max: usize) -> Self {
-        let blocks = (keys_max * BITS_PER_KEY).div_ceil(64 * BLOCK_WORDS);
-        Self { blocks: vec![[0; BLOCK_WORDS]; blocks], keys: 0, keys_max }
-    }
-
-    fn block(&self, hash: u64) -> usize {
-        // Multiply-shift maps the hash evenly on the blocks without a division.
-        ((u128::from(hash) * self.blocks.len() as u128) >> 64) as usize
-    }
-
-    fn holds(&self, hash: u64) -> bool {
-        let block = &self.blocks[self.block(hash)];
-        probes(hash).all(|(word, bit)| block[word] & bit != 0)
-    }
-
-    fn set(&mut self, hash: u64) {
-        let block = self.block(hash);
-        for (word, bit) in probes(hash) {
-            self.blocks[block][word] |= bit;
-        }
-        self.keys += 1;
-    }
 }
 
 /// A tag's hash as a key. Its first bit says that the sketch covers the tag, and is therefore the
 /// same for all of them; left in its place it would choose the upper half of the blocks for all.
 fn spread(tag_hash: u64) -> u64 {
     tag_hash.rotate_left(1)
-}
-
-/// Words and bits of a key within its block. The block was chosen by the high bits of the hash, so
-/// the bits come from a remix of it.
-fn probes(hash: u64) -> impl Iterator<Item = (usize, u64)> {
-    let mixed = (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (0..PROBES).map(move |probe| {
-        let nine = (mixed >> (probe * 9 + 8)) as usize & 511;
-        (nine >> 6, 1u64 << (nine & 63))
-    })
 }
 
 impl Sketch {
@@ -101,13 +53,13 @@ impl Sketch {
             self.is_saturated = true;
             self.layers = Vec::new();
         } else {
-            self.layers.push(Layer::new(keys_max));
+            self.layers.push(Bloom::new(keys_max));
         }
     }
 
     /// Bytes held.
     pub fn bytes_held(&self) -> usize {
-        self.layers.iter().map(|layer| layer.blocks.len() * BLOCK_WORDS * 8).sum()
+        self.layers.iter().map(Bloom::bytes_held).sum()
     }
 
     /// Whether everything is answered "maybe" because the bound is reached.
@@ -119,8 +71,8 @@ impl Sketch {
         if self.may_hold(hash) {
             return;
         }
-        if self.layers.last().is_none_or(|layer| layer.keys >= layer.keys_max) {
-            let keys: usize = self.layers.iter().map(|layer| layer.keys_max).sum();
+        if self.layers.last().is_none_or(|layer| layer.is_full()) {
+            let keys: usize = self.layers.iter().map(|layer| layer.keys_max()).sum();
             self.grow(keys.max(FIRST_LAYER_KEYS));
         }
         if let Some(layer) = self.layers.last_mut() {

@@ -29,6 +29,7 @@ mod purge;
 mod rewriting;
 mod space;
 mod sums;
+mod upkeep;
 
 pub use config::StoreConfig;
 pub use output::{Row, StoreOutput, StoreStats};
@@ -78,6 +79,7 @@ pub struct Store {
     rewriting: rewriting::Rewriting,
     purges: Purges,
     space: space::Space,
+    upkeep: upkeep::Upkeep,
     is_closing: bool,
     stats: StoreStats,
 }
@@ -143,6 +145,7 @@ impl Store {
             rewriting: rewriting::Rewriting::default(),
             purges: purge::unfinished(purges, &open, config.seed),
             space: space::Space::default(),
+            upkeep: upkeep::Upkeep::default(),
             is_closing: false,
             stats: StoreStats { torn_bytes: recovered.torn_bytes, ..StoreStats::default() },
             open,
@@ -415,6 +418,7 @@ impl Store {
             }
             StoreInput::LogDurable { through } => self.became_durable(through, now, out),
             StoreInput::Checkpointed { applied } => self.checkpointed(applied),
+            StoreInput::UpkeepDone(done) => self.upkeep_done(done, now),
             StoreInput::Surveyed(survey) => self.surveyed(survey),
             StoreInput::Rewritten(outcome) => self.rewritten(outcome, now),
             StoreInput::Unlinked => self.unlinked(),
@@ -523,6 +527,7 @@ impl Store {
         let pin = std::mem::take(&mut self.pin);
         self.retired.push_back(Retired { generation: Some(generation), pin });
         self.rewriting.forget_survey();
+        self.upkeep.want();
         self.expiry.after = None;
     }
 
@@ -587,6 +592,7 @@ impl Store {
             && self.is_written_down()
             && self.log.is_closed()
             && !self.rewriting.is_under_way()
+            && !self.upkeep.is_under_way()
     }
 
     /// Whether the index has everything, or cannot have it because the disk is full: then the log
@@ -606,7 +612,8 @@ impl Store {
     /// Frees what nobody can need, starts a due checkpoint, ends a closing store.
     fn advance(&mut self, now: Now, fx: &mut Vec<StoreEffect>) {
         self.free_retired();
-        let is_free = self.frozen.is_none() && !self.rewriting.is_writing();
+        let is_free =
+            self.frozen.is_none() && !self.rewriting.is_writing() && !self.upkeep.is_under_way();
         if is_free && self.checkpoint_is_due(now) {
             self.open.freeze(now.unix_s);
             let successor = self.open.successor();
@@ -616,6 +623,7 @@ impl Store {
             fx.push(StoreEffect::Checkpoint(Checkpoint { generation }));
         }
         self.advance_rewriting(now, fx);
+        self.advance_upkeep(now, fx);
         if self.is_closing && self.is_idle() && self.is_written_down() {
             self.log.close(fx);
         }

@@ -29,6 +29,7 @@ struct Shares {
     queries: u64,
     answered: u64,
     with_delta_and_index: u64,
+    with_many_generations: u64,
 }
 
 fn small(checkpoint_events: usize) -> StoreConfig {
@@ -51,6 +52,7 @@ fn check<I: Index, S: Segments>(
         shares.queries += 1;
         shares.answered += u64::from(!expected.is_empty());
         let stats = world.store.stats();
+        shares.with_many_generations += u64::from(stats.generations > 2);
         shares.with_delta_and_index += u64::from(stats.applied > 0 && stats.delta_events > 0);
     }
 }
@@ -97,6 +99,7 @@ fn assert_shares(shares: &Shares) {
         return; // One seed is no sample.
     }
     assert!(shares.answered * 2 > shares.queries, "too few queries find anything");
+    assert!(shares.with_many_generations * 4 > shares.queries, "too few queries merge generations");
     assert!(shares.with_delta_and_index * 4 > shares.queries, "too few queries merge two sources");
 }
 
@@ -105,7 +108,14 @@ fn pages_equal_a_naive_relay_over_memory() {
     let mut shares = Shares::default();
     let seeds = if cfg!(miri) { 1 } else { 40 };
     for seed in 0..seeds {
-        let world = World::open(small(40), MemIndex::new(common::SECRET), MemSegments::default());
+        let mut draws = Draws(!seed);
+        let config = StoreConfig {
+            generation_events: 1 + draws.below(60),
+            upkeep_rows_max: 1 + draws.below(90) as u32,
+            dead_percent: [5, 30, 90][draws.below(3) as usize],
+            ..small(1 + draws.below(60) as usize)
+        };
+        let world = World::open(config, MemIndex::new(common::SECRET), MemSegments::default());
         run(world, seed, &mut shares);
     }
     assert_shares(&shares);

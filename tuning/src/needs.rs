@@ -20,7 +20,7 @@ pub struct Needs {
     pub memory: Result<u64, String>,
     /// The data directory, absolute.
     pub data_dir: PathBuf,
-    /// Whether the operator insists on `io_uring`.
+    /// Whether the operator insists on a backend that stands on `io_uring`.
     pub insists_on_io_uring: bool,
 }
 

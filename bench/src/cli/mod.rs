@@ -25,7 +25,7 @@ const EXIT_INVALID: u8 = 4;
 #[command(after_help = "Begin with:\n  \
     turnpike-bench run --all ws://127.0.0.1:7777\n  \
     turnpike-bench scenario list\n\n\
-    Exit codes: 0 all is well, 1 failed, 2 wrong usage, 3 a threshold is broken, 4 a run is invalid \
+    Exit codes: 0 all is well, 1 failed, 2 wrong usage, 3 a threshold is broken or a budget missed, 4 a run is invalid \
     because the client was the bottleneck.")]
 struct Cli {
     #[command(subcommand)]
@@ -40,6 +40,8 @@ enum Command {
     Report(load::ReportArgs),
     Compare(load::CompareArgs),
     Probe(probe::ProbeArgs),
+    #[command(flatten)]
+    Measuring(crate::measuring::Command),
 }
 
 /// Runs the command and returns the exit code of the process.
@@ -51,6 +53,7 @@ pub fn main() -> ExitCode {
         Command::Report(args) => load::report(&args).map(|()| ExitCode::SUCCESS),
         Command::Compare(args) => load::compare(&args).map(|()| ExitCode::SUCCESS),
         Command::Probe(args) => probe::main(&args),
+        Command::Measuring(command) => crate::measuring::run(command),
     };
     done.unwrap_or_else(|error| {
         // The reader of a pipe has seen enough; that is its right, not our failure.

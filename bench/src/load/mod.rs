@@ -58,7 +58,7 @@ pub use frames::{Frames, Journey, Ledger};
 pub use plan::{Action, Actions, Arrivals, Merged, Op, Plan, Rate, SECOND_NS};
 pub use record::{Counts, Interval, Metric, Record, histogram};
 pub use server::{Sample, Server};
-pub use target::Target;
+pub use target::{Target, read_upgrade};
 
 /// Why a load cannot be put on a relay.
 #[derive(Debug, thiserror::Error)]

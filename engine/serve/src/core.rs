@@ -7,6 +7,7 @@ use crate::owners::{DiskLevel, Owners};
 use crate::post::Post;
 use net::{Admission, ConnCore, TrustedProxies};
 use proto::{Now, SeededState};
+use shards::checker::Checker;
 use shards::message::Envelope;
 use shards::{Home, HomeInput};
 use std::io;
@@ -58,6 +59,8 @@ pub struct CoreParts {
     pub home: Home,
     /// The shards that live here.
     pub owners: Owners,
+    /// What checks signatures for shards of other cores.
+    pub checker: Checker,
     /// Who may read the metrics.
     pub metrics_allow: TrustedProxies,
     /// Free disk below which events are refused.
@@ -74,6 +77,8 @@ pub struct Core {
     pub clients: Clients,
     /// Its shards.
     pub owners: Owners,
+    /// What it checks for shards of other cores.
+    pub checker: Checker,
     post: Post,
     next_tick_ms: u64,
     /// Free disk below which events are refused.
@@ -84,11 +89,12 @@ pub struct Core {
 impl Core {
     /// A core that serves nobody yet.
     pub fn new(parts: CoreParts) -> Self {
-        let CoreParts { post, net, admission, home, owners, metrics_allow, .. } = parts;
+        let CoreParts { post, net, admission, home, owners, checker, metrics_allow, .. } = parts;
         let front = (net, admission, home);
         Self {
             clients: Clients::new(front, metrics_allow, parts.seed, parts.stopwatch),
             owners,
+            checker,
             post,
             next_tick_ms: 0,
             free_min_bytes: parts.free_min_bytes,
@@ -101,6 +107,11 @@ impl Core {
         self.post.core()
     }
 
+    /// Messages for other cores that wait for room in a ring.
+    pub fn backlog(&self) -> usize {
+        self.post.backlog()
+    }
+
     /// Whether everything is written down and nothing is left to do.
     pub fn is_over(&self) -> bool {
         self.drain == Drain::Closing && self.owners.are_closed()
@@ -110,6 +121,7 @@ impl Core {
     /// than nothing: [`Core::wake_up`] ends it.
     pub fn timeout_ms(&mut self, now: Now, machine: &impl Machine) -> u64 {
         let is_busy = self.owners.has_work(machine)
+            || self.checker.waiting() > 0
             || self.clients.home.has_work()
             || self.clients.has_work()
             || !self.post.park();
@@ -158,8 +170,28 @@ impl Core {
         self.clients.evict();
         self.clients.flush(now, machine);
         self.exchange(now, machine)?;
+        self.post.publish_load(self.signatures());
         self.post.flush(|core| machine.wake(core));
         Ok(())
+    }
+
+    /// Signatures that this core has to check, its own shards' and others'.
+    fn signatures(&self) -> usize {
+        self.owners.unverified() + self.checker.waiting()
+    }
+
+    /// Has other cores check what is too much here, and checks a ticket of theirs. Both leave before
+    /// the shards spend the turn on their own signatures: somebody waits for them.
+    fn share_signatures(&mut self, now: Now, machine: &mut impl Machine) {
+        let load = self.signatures();
+        let mut has_sent = self.owners.seek_help(now, load, &mut self.post);
+        if let Some((shard, verdicts)) = self.checker.check_next() {
+            self.post.to_shard(shard, verdicts);
+            has_sent = true;
+        }
+        if has_sent {
+            self.post.flush(|core| machine.wake(core));
+        }
     }
 
     /// Lets home and shards step until they are quiet, or the turn has done enough.
@@ -169,6 +201,7 @@ impl Core {
         }
         self.take_verdicts(now, machine);
         self.exchange(now, machine)?;
+        self.share_signatures(now, machine);
         self.owners.turn(now);
         let home = &self.clients.home;
         let is_due = home.has_work() && !self.clients.is_behind();
@@ -223,6 +256,7 @@ impl Core {
                 Some(Envelope::Home { from, message }) => {
                     self.clients.step(now, HomeInput::From(from, message));
                 }
+                Some(Envelope::Verify { from, ticket }) => self.checker.take(from, ticket),
             }
         }
         Ok(())

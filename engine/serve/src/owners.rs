@@ -12,6 +12,9 @@ use store::StoreEffect;
 
 /// Store effects and answers of one turn; what is left waits for the next.
 const STEPS_MAX: usize = 4_096;
+/// Signatures go elsewhere when half of the difference is at least one in so many of what is here: the
+/// other core has half as many or fewer. Cores that are busy alike would only write to each other.
+const HELP_SHARE_MIN: usize = 4;
 
 /// One shard of the core.
 pub struct Owned {
@@ -43,6 +46,7 @@ pub fn add_counters(sum: &mut ShardCounters, shard: &ShardCounters) {
     sum.sums += shard.sums;
     sum.refused.merge(&shard.refused);
     sum.verified += shard.verified;
+    sum.ticketed += shard.ticketed;
     sum.door.merge(&shard.door);
     sum.pages += shard.pages;
     sum.rows_scanned += shard.rows_scanned;
@@ -73,8 +77,12 @@ impl Owners {
         self.is_cut_short
             || machine.has_answer()
             || self.owned.iter().any(|(_, shard, effects)| {
-                let ShardEffects { store, to_home, door, .. } = effects;
-                shard.has_work() || !(store.is_empty() && to_home.is_empty() && door.is_empty())
+                let ShardEffects { store, to_home, door, tickets, .. } = effects;
+                shard.has_work()
+                    || !(store.is_empty()
+                        && to_home.is_empty()
+                        && door.is_empty()
+                        && tickets.is_empty())
             })
     }
 
@@ -92,6 +100,33 @@ impl Owners {
         let owned = self.owned.iter_mut().find(|(id, ..)| *id == to);
         let (_, shard, effects) = owned.expect("each shard's mail is sent to its core");
         shard.step(now, input, effects);
+    }
+
+    /// Signatures that the shards have to check.
+    pub(crate) fn unverified(&self) -> usize {
+        self.owned.iter().map(|(_, shard, _)| shard.unverified()).sum()
+    }
+
+    /// Has signatures checked by the core that has fewest, where a shard has too many: half of the
+    /// difference, if that is worth a message. `load`: what this core has to check, in all. Says
+    /// whether any ticket was written.
+    pub(crate) fn seek_help(&mut self, now: Now, load: usize, post: &mut Post) -> bool {
+        let mut has_sent = false;
+        for (id, shard, effects) in &mut self.owned {
+            if !shard.wants_help() {
+                continue;
+            }
+            let Some((core, theirs)) = post.idlest() else { return has_sent };
+            let room = load.saturating_sub(theirs) / 2;
+            if room * HELP_SHARE_MIN >= load {
+                shard.step(now, ShardInput::Help { core, room }, effects);
+            }
+            has_sent |= !effects.tickets.is_empty();
+            for (core, ticket) in effects.tickets.drain(..) {
+                post.to_checker(core, *id, ticket);
+            }
+        }
+        has_sent
     }
 
     /// The end of a loop turn: verify, write, send live events.
@@ -154,6 +189,9 @@ impl Owners {
                 }
                 for (core, message) in effects.to_home.drain(..) {
                     post.to_home(core, *id, message);
+                }
+                for (core, ticket) in effects.tickets.drain(..) {
+                    post.to_checker(core, *id, ticket);
                 }
                 for question in effects.door.drain(..) {
                     machine.ask_write(*id, question);

@@ -2,7 +2,7 @@
 //! through the mesh.
 
 use shards::mesh::Port;
-use shards::message::{CoreId, Envelope, ShardId, ToHome, ToShard};
+use shards::message::{CoreId, Envelope, ShardId, ToHome, ToShard, VerifyTicket};
 use std::collections::VecDeque;
 
 /// One core's post. Owned by the core; bounded by the credits of `shards::message`.
@@ -42,6 +42,25 @@ impl Post {
         self.send(core, Envelope::Home { from, message });
     }
 
+    /// From a shard of this core to another core, which checks signatures for it.
+    pub fn to_checker(&mut self, core: CoreId, from: ShardId, ticket: VerifyTicket) {
+        self.send(core, Envelope::Verify { from, ticket });
+    }
+
+    /// Says how many signatures this core has to check.
+    pub fn publish_load(&self, signatures: usize) {
+        self.port.publish_load(u32::try_from(signatures).unwrap_or(u32::MAX));
+    }
+
+    /// The other core with shards that has fewest signatures to check, and how many: of several the
+    /// next one after this core, so that not all turn to the same.
+    pub fn idlest(&self) -> Option<(CoreId, usize)> {
+        let own = usize::from(self.core());
+        let others = (1..self.executors).map(|step| ((own + step) % self.executors) as CoreId);
+        let loads = others.map(|core| (core, self.port.load_of(core) as usize));
+        loads.min_by_key(|(_, load)| *load)
+    }
+
     fn send(&mut self, core: CoreId, envelope: Envelope) {
         // One queue per ordered pair of cores keeps the order that the messages' contract wants.
         if core == self.core() {
@@ -67,12 +86,14 @@ impl Post {
         self.port.flush(wake);
     }
 
+    /// Messages for other cores that wait for room in a ring.
+    pub fn backlog(&self) -> usize {
+        self.port.backlog()
+    }
+
     /// Announces sleep; `false` when there is something to do first.
     pub fn park(&mut self) -> bool {
-        self.local.is_empty()
-            && self.received.is_empty()
-            && self.port.backlog() == 0
-            && self.port.park()
+        self.local.is_empty() && self.received.is_empty() && self.backlog() == 0 && self.port.park()
     }
 
     /// Ends the sleep.

@@ -165,24 +165,26 @@ fn print_info(out: &mut impl Write, info: &Value) -> io::Result<()> {
     writeln!(out, "events    {}", info["events"])?;
     writeln!(
         out,
-        "{:<8} {:>12} {:>12} {:>10} {:>14} {:>14} {:>14}",
+        "{:<8} {:>12} {:>12} {:>10} {:>14} {:>14} {:>11} {:>14}",
         "shard",
         "durable seq",
         "indexed seq",
         "segments",
         "log bytes",
         "index bytes",
+        "generations",
         "memory bytes"
     )?;
     for (number, shard) in info["shards"].as_array().into_iter().flatten().enumerate() {
         writeln!(
             out,
-            "{number:<8} {:>12} {:>12} {:>10} {:>14} {:>14} {:>14}",
+            "{number:<8} {:>12} {:>12} {:>10} {:>14} {:>14} {:>11} {:>14}",
             text(&shard["durable_seq"]),
             text(&shard["applied_seq"]),
             text(&shard["segments"]),
             text(&shard["log_bytes"]),
             text(&shard["index_bytes"]),
+            text(&shard["index_generations"]),
             text(&shard["memory_bytes"]),
         )?;
     }

@@ -276,7 +276,8 @@ sections! {
 
     /// How the relay runs.
     runtime: RuntimeSection {
-        /// `io-uring`, `epoll`, or `auto`, which takes the first that the host allows.
+        /// `io-uring`, `epoll`, or `auto`, which takes the first that the host allows; `glommio` in a
+        /// build that has it.
         Restart runtime: RuntimeChoice = RuntimeChoice::Auto;
         /// `error`, `warn`, `info` or `debug`.
         Live log_level: crate::log::Level = crate::log::Level::Info;

@@ -30,6 +30,8 @@ pub mod uplink;
 pub mod wake;
 
 mod epoll;
+#[cfg(feature = "glommio")]
+mod glommio;
 mod uring;
 
 #[cfg(test)]

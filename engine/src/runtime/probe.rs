@@ -25,6 +25,8 @@ pub enum RuntimeChoice {
     IoUring,
     /// epoll.
     Epoll,
+    /// The executor of the glommio crate, if this build has it.
+    Glommio,
 }
 
 /// The backend to use, and the line that tells the operator.
@@ -47,10 +49,15 @@ pub fn io_uring() -> io::Result<()> {
 /// Chooses a backend by trying it.
 ///
 /// # Errors
-/// When the operator insists on `io_uring` and the host forbids it.
+/// When the operator insists on `io_uring` and the host forbids it, or on a backend that this build
+/// does not have.
 pub fn choose(choice: RuntimeChoice) -> io::Result<Chosen> {
-    if choice == RuntimeChoice::Epoll {
-        return Ok(Chosen { backend: Backend::Epoll, line: "epoll".into() });
+    match choice {
+        RuntimeChoice::Epoll => {
+            return Ok(Chosen { backend: Backend::Epoll, line: "epoll".into() });
+        }
+        RuntimeChoice::Glommio => return glommio(),
+        RuntimeChoice::Auto | RuntimeChoice::IoUring => {}
     }
     match (uring::probe(), choice) {
         (Ok(()), _) => Ok(Chosen { backend: Backend::IoUring, line: "io-uring".into() }),
@@ -66,4 +73,27 @@ pub fn choose(choice: RuntimeChoice) -> io::Result<Chosen> {
             Ok(Chosen { backend: Backend::Epoll, line })
         }
     }
+}
+
+#[cfg(feature = "glommio")]
+fn glommio() -> io::Result<Chosen> {
+    match super::glommio::probe() {
+        Ok(()) => Ok(Chosen { backend: Backend::Glommio, line: "glommio".into() }),
+        Err(error) => Err(io::Error::new(
+            error.kind(),
+            format!(
+                "glommio was asked for but cannot be used here: {error}; start with --runtime auto \
+                 or --runtime epoll"
+            ),
+        )),
+    }
+}
+
+#[cfg(not(feature = "glommio"))]
+fn glommio() -> io::Result<Chosen> {
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "glommio was asked for, and this build lacks it: build with `--features glommio`, or start \
+         with --runtime auto",
+    ))
 }

@@ -1,7 +1,9 @@
-//! The reactor of one core: what both backends offer. A turn waits, then hands every completion to
+//! The reactor of one core: what all backends offer. A turn waits, then hands every completion to
 //! a sink; the sink notes, and the core acts after the turn.
 
 use super::epoll::EpollReactor;
+#[cfg(feature = "glommio")]
+use super::glommio::GlommioReactor;
 use super::log_thread::{LogDone, LogJob, LogWrite};
 use super::slots::SocketId;
 use super::uring::UringReactor;
@@ -69,6 +71,9 @@ pub enum Backend {
     IoUring,
     /// `epoll` and plain system calls; log writes on a thread of their own.
     Epoll,
+    /// The executor of the `glommio` crate; log writes on a thread of their own.
+    #[cfg(feature = "glommio")]
+    Glommio,
 }
 
 impl Backend {
@@ -77,6 +82,8 @@ impl Backend {
         match self {
             Self::IoUring => "io-uring",
             Self::Epoll => "epoll",
+            #[cfg(feature = "glommio")]
+            Self::Glommio => "glommio",
         }
     }
 }
@@ -92,6 +99,9 @@ pub enum Reactor {
     IoUring(Box<UringReactor>),
     /// See [`Backend::Epoll`].
     Epoll(Box<EpollReactor>),
+    /// See [`Backend::Glommio`].
+    #[cfg(feature = "glommio")]
+    Glommio(Box<GlommioReactor>),
 }
 
 macro_rules! each {
@@ -99,6 +109,8 @@ macro_rules! each {
         match $self {
             Self::IoUring($reactor) => $call,
             Self::Epoll($reactor) => $call,
+            #[cfg(feature = "glommio")]
+            Self::Glommio($reactor) => $call,
         }
     };
 }
@@ -113,6 +125,8 @@ impl Reactor {
         Ok(match backend {
             Backend::IoUring => Self::IoUring(Box::new(UringReactor::new(core, wake)?)),
             Backend::Epoll => Self::Epoll(Box::new(EpollReactor::new(core, wake)?)),
+            #[cfg(feature = "glommio")]
+            Backend::Glommio => Self::Glommio(Box::new(GlommioReactor::new(core, wake)?)),
         })
     }
 
@@ -121,6 +135,8 @@ impl Reactor {
         match self {
             Self::IoUring(_) => Backend::IoUring,
             Self::Epoll(_) => Backend::Epoll,
+            #[cfg(feature = "glommio")]
+            Self::Glommio(_) => Backend::Glommio,
         }
     }
 

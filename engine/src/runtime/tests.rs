@@ -1,4 +1,4 @@
-//! One script, both backends: what the core loop may rely on.
+//! One script, all backends: what the core loop may rely on.
 
 use super::listener::{ListenerOptions, bind_listener, bind_local, connect_local, local_address};
 use super::log_thread::{LogJob, LogWrite};
@@ -123,15 +123,23 @@ impl Bench {
     }
 }
 
-fn on_both(script: impl Fn(Backend)) {
+fn on_all(script: impl Fn(Backend)) {
     script(Backend::Epoll);
-    // A host that forbids io_uring cannot run its half; the probe's reason says so in the output.
+    // A host that forbids io_uring cannot run its part; the probe's reason says so in the output.
     match choose(RuntimeChoice::IoUring) {
         Ok(chosen) => {
             assert_eq!(chosen.backend, Backend::IoUring);
             script(Backend::IoUring);
         }
-        Err(error) => eprintln!("io_uring half not run: {error}"),
+        Err(error) => eprintln!("io_uring part not run: {error}"),
+    }
+    #[cfg(feature = "glommio")]
+    match choose(RuntimeChoice::Glommio) {
+        Ok(chosen) => {
+            assert_eq!(chosen.backend, Backend::Glommio);
+            script(Backend::Glommio);
+        }
+        Err(error) => eprintln!("glommio part not run: {error}"),
     }
 }
 
@@ -141,7 +149,7 @@ fn pattern(length: usize) -> Vec<u8> {
 
 #[test]
 fn a_socket_of_the_directory_is_served_beside_the_network_and_known_as_such() {
-    on_both(|backend| {
+    on_all(|backend| {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("relay.sock");
         let mut bench = Bench::new(backend);
@@ -173,7 +181,7 @@ fn a_socket_of_the_directory_is_served_beside_the_network_and_known_as_such() {
 
 #[test]
 fn many_connections_each_get_their_own_bytes_back() {
-    on_both(|backend| {
+    on_all(|backend| {
         let mut bench = Bench::new(backend);
         let clients: Vec<_> = (0..200).map(|_| bench.connect()).collect();
         for (number, (client, _)) in clients.iter().enumerate() {
@@ -201,7 +209,7 @@ fn many_connections_each_get_their_own_bytes_back() {
 
 #[test]
 fn a_send_larger_than_every_buffer_is_continued() {
-    on_both(|backend| {
+    on_all(|backend| {
         let mut bench = Bench::new(backend);
         let (mut client, socket) = bench.connect();
         let body = pattern(24 << 20);
@@ -220,7 +228,7 @@ fn a_send_larger_than_every_buffer_is_continued() {
 
 #[test]
 fn the_end_of_the_stream_and_a_reset_are_told_apart() {
-    on_both(|backend| {
+    on_all(|backend| {
         let mut bench = Bench::new(backend);
         let (mut client, socket) = bench.connect();
         client.write_all(b"last words").unwrap();
@@ -250,7 +258,7 @@ fn the_end_of_the_stream_and_a_reset_are_told_apart() {
 
 #[test]
 fn a_paused_socket_is_silent_until_it_is_resumed() {
-    on_both(|backend| {
+    on_all(|backend| {
         let mut bench = Bench::new(backend);
         let (mut client, socket) = bench.connect();
         bench.reactor.pause_reading(socket);
@@ -275,7 +283,7 @@ fn a_paused_socket_is_silent_until_it_is_resumed() {
 
 #[test]
 fn a_busy_connection_does_not_starve_the_others() {
-    on_both(|backend| {
+    on_all(|backend| {
         let mut bench = Bench::new(backend);
         let (busy, busy_socket) = bench.connect();
         let (mut quiet, quiet_socket) = bench.connect();
@@ -299,7 +307,7 @@ fn a_busy_connection_does_not_starve_the_others() {
 
 #[test]
 fn a_closed_socket_says_nothing_and_its_index_can_be_used_again() {
-    on_both(|backend| {
+    on_all(|backend| {
         let mut bench = Bench::new(backend);
         let (mut client, socket) = bench.connect();
         client.write_all(b"x").unwrap();
@@ -322,7 +330,7 @@ fn a_closed_socket_says_nothing_and_its_index_can_be_used_again() {
 
 #[test]
 fn closing_with_a_send_under_way_frees_it() {
-    on_both(|backend| {
+    on_all(|backend| {
         let mut bench = Bench::new(backend);
         let (client, socket) = bench.connect();
         bench.send(socket, pattern(24 << 20));
@@ -341,7 +349,7 @@ fn closing_with_a_send_under_way_frees_it() {
 
 #[test]
 fn another_thread_wakes_a_parked_reactor() {
-    on_both(|backend| {
+    on_all(|backend| {
         let mut bench = Bench::new(backend);
         for round in 1..=3 {
             let wake = bench.wake.clone();
@@ -354,7 +362,7 @@ fn another_thread_wakes_a_parked_reactor() {
 
 #[test]
 fn log_writes_are_on_disk_when_they_are_done_and_jobs_answer() {
-    on_both(|backend| {
+    on_all(|backend| {
         let mut bench = Bench::new(backend);
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("segment");
@@ -387,7 +395,7 @@ fn log_writes_are_on_disk_when_they_are_done_and_jobs_answer() {
 
 #[test]
 fn after_stop_listening_nobody_is_accepted() {
-    on_both(|backend| {
+    on_all(|backend| {
         let mut bench = Bench::new(backend);
         let (mut client, socket) = bench.connect();
         bench.reactor.stop_listening();
@@ -398,4 +406,12 @@ fn after_stop_listening_nobody_is_accepted() {
         client.write_all(b"still here").unwrap();
         bench.until("open ones live on", |bench| bench.received(socket) == b"still here");
     });
+}
+
+#[cfg(not(feature = "glommio"))]
+#[test]
+fn a_build_without_glommio_says_so() {
+    let error = choose(RuntimeChoice::Glommio).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::Unsupported);
+    assert!(error.to_string().contains("this build lacks it"), "{error}");
 }

@@ -190,14 +190,15 @@ fn log_flood(runtime: Runtime) {
     assert!(log.lines().count() - before < 50, "{log}");
 }
 
-macro_rules! on_both {
+macro_rules! on_all {
     ($($name:ident),+ $(,)?) => {
         mod epoll { $( #[test] fn $name() { super::$name(super::Runtime::Epoll); } )+ }
         mod io_uring { $( #[test] fn $name() { super::$name(super::Runtime::IoUring); } )+ }
+        mod glommio { $( #[test] fn $name() { super::$name(super::Runtime::Glommio); } )+ }
     };
 }
 
-on_both!(
+on_all!(
     bursts_are_no_slow_reading,
     expensive_searches,
     bad_signatures,

@@ -29,6 +29,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub enum Runtime {
     Epoll,
     IoUring,
+    /// Needs a binary that is built with the feature, so it runs only where it is asked for.
+    Glommio,
     Auto,
 }
 
@@ -37,6 +39,7 @@ impl Runtime {
         match self {
             Self::Epoll => "epoll",
             Self::IoUring => "io-uring",
+            Self::Glommio => "glommio",
             Self::Auto => "auto",
         }
     }
@@ -54,7 +57,8 @@ impl Setup {
         Self { runtime, shards }
     }
 
-    /// Whether `TURNPIKE_RUNTIMES` (a comma-separated list, all by default) includes this runtime.
+    /// Whether `TURNPIKE_RUNTIMES` (a comma-separated list, `epoll,io-uring` by default) includes this
+    /// runtime; `glommio` is for a `TURNPIKE_BIN` that is built with that feature.
     /// `scripts/test` leaves io-uring out, aloud, on a machine whose kernel refuses it.
     pub fn is_enabled(&self) -> bool {
         let listed = std::env::var("TURNPIKE_RUNTIMES").unwrap_or_else(|_| "epoll,io-uring".into());
@@ -80,6 +84,7 @@ macro_rules! on_every_setup {
         on_every_setup!(@setup io_uring_1, IoUring, 1, $($name),+);
         on_every_setup!(@setup io_uring_2, IoUring, 2, $($name),+);
         on_every_setup!(@setup io_uring_8, IoUring, 8, $($name),+);
+        on_every_setup!(@setup glommio_2, Glommio, 2, $($name),+);
     };
     (@setup $module:ident, $runtime:ident, $shards:literal, $($name:ident),+) => {
         mod $module {

@@ -83,7 +83,7 @@ impl Home {
             let source = self.source(client, Origin::Client);
             // A client that is gone has left the map; one that reconnected has another generation.
             let Some(state) = self.clients.get(&client) else { continue };
-            let Some(Command::Read(message)) = &state.parked else { continue };
+            let Some(Command::Read(message)) = state.parked.as_deref() else { continue };
             let Some((kind, sub, filters)) = subject(message) else { continue };
             self.door.last_token += 1;
             let token = self.door.last_token;
@@ -100,7 +100,7 @@ impl Home {
         self.counters.door.add(&answer.verdict);
         self.ask_waiting(fx);
         let Some(state) = self.clients.get_mut(&client) else { return };
-        let Some(Command::Read(message)) = state.parked.take() else { return };
+        let Some(Command::Read(message)) = state.take_parked() else { return };
         match answer.verdict {
             Verdict::Accept => self.act(now, client, *message, fx),
             Verdict::ShadowReject => self.act(now, client, emptied(*message), fx),

@@ -309,11 +309,18 @@ struct ClientState {
     sessions: Vec<usize>,
     /// What its open filters are charged with.
     filter_bytes: usize,
-    parked: Option<Command>,
+    /// Boxed: most clients never wait, and there are many of them.
+    parked: Option<Box<Command>>,
     paused: bool,
     /// Bytes of stored rows handed to it in the turn `emitted_in`.
     emitted: usize,
     emitted_in: u64,
+}
+
+impl ClientState {
+    fn take_parked(&mut self) -> Option<Command> {
+        self.parked.take().map(|command| *command)
+    }
 }
 
 /// Statistics being gathered.
@@ -330,7 +337,8 @@ struct Gathering {
 /// [`HELD_EVENTS_MAX`] per subscription.
 pub struct Home {
     config: HomeConfig,
-    clients: SeededMap<Client, ClientState>,
+    /// Boxed, since a map that has just grown is half empty.
+    clients: SeededMap<Client, Box<ClientState>>,
     subscriptions: Slab<Subscription>,
     index: SubIndex,
     queries: Slab<(u32, Merge)>,
@@ -342,6 +350,8 @@ pub struct Home {
     door: AtDoor,
     /// Requests to vanish that have not been answered, and, by shard, those that wait for credit.
     vanishes: SeededMap<u32, Vanish>,
+    /// No earlier is a shard to be told again that could not take note of one.
+    witness_retry_ms: u64,
     waiting_witness: Vec<VecDeque<u32>>,
     removals: SeededMap<QueryId, Removing>,
     /// Clients waiting for credit, by shard.
@@ -385,6 +395,7 @@ impl Home {
             credit: vec![Credit::new(config.submit_credit, config.placement.shards()); shards],
             door: AtDoor::new(config.seed),
             vanishes: SeededMap::with_hasher(config.seed),
+            witness_retry_ms: u64::MAX,
             waiting_witness: (0..shards).map(|_| VecDeque::new()).collect(),
             removals: SeededMap::with_hasher(config.seed),
             waiting_submit: (0..shards).map(|_| VecDeque::new()).collect(),
@@ -409,7 +420,7 @@ impl Home {
         if self.neg.are_due(now) {
             self.neg_look(now, fx);
         }
-        if now.monotonic_ms >= self.witness_retry_ms() {
+        if now.monotonic_ms >= self.witness_retry_ms {
             self.retry_witnesses(now, fx);
         }
         match input {
@@ -561,7 +572,8 @@ impl Home {
 
     fn gone(&mut self, client: Client, fx: &mut HomeEffects) {
         let Some(state) = self.clients.remove(&client) else { return };
-        if let Some(Command::Submit(_, ToShard::Submit { ticket, .. })) = &state.parked
+        let state = *state;
+        if let Some(Command::Submit(_, ToShard::Submit { ticket, .. })) = state.parked.as_deref()
             && let Some(number) = ticket.vanish
         {
             self.vanishes.remove(&number);
@@ -662,7 +674,7 @@ impl Home {
             // Stands in the queue of the door.
             Command::Read(_) => {}
         }
-        self.clients.entry(client).or_default().parked = Some(command);
+        self.clients.entry(client).or_default().parked = Some(Box::new(command));
         fx.replies.push(Reply::Park(client));
     }
 }

@@ -134,7 +134,7 @@ impl Home {
             let Some(client) = self.waiting_submit[at].pop_front() else { return };
             // A client that is gone has left the map; one that reconnected has another generation.
             let Some(state) = self.clients.get_mut(&client) else { continue };
-            let Some(Command::Submit(shard, message)) = state.parked.take() else { continue };
+            let Some(Command::Submit(shard, message)) = state.take_parked() else { continue };
             if let ToShard::Submit { ticket, .. } = &message {
                 self.credit[at].take(ticket.bytes);
             }

@@ -98,17 +98,14 @@ impl Home {
         } else {
             vanish.failed.push(shard);
             vanish.retry_ms = now.monotonic_ms.saturating_add(WITNESS_RETRY_MS);
+            self.witness_retry_ms = self.witness_retry_ms.min(vanish.retry_ms);
         }
         self.end_vanish(number, fx);
     }
 
-    /// When shards that could not take note are to be told again.
-    pub(super) fn witness_retry_ms(&self) -> u64 {
-        self.vanishes.values().map(|vanish| vanish.retry_ms).min().unwrap_or(u64::MAX)
-    }
-
     /// Tells those shards again whose pause is over; a relay that ends gives up.
     pub(super) fn retry_witnesses(&mut self, now: Now, fx: &mut HomeEffects) {
+        self.witness_retry_ms = u64::MAX;
         if self.draining {
             self.vanishes.retain(|_, vanish| vanish.failed.is_empty());
             return;
@@ -124,6 +121,8 @@ impl Home {
                 self.spend_credit(shard, fx);
             }
         }
+        let next_ms = self.vanishes.values().map(|vanish| vanish.retry_ms).min();
+        self.witness_retry_ms = next_ms.unwrap_or(u64::MAX);
     }
 
     /// A key has vanished from a shard: what the shard sent before and no client has got yet is not

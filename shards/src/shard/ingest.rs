@@ -4,7 +4,8 @@
 //! 2. *Decide*: duplicates, deletion markers, the slot (a pure rule of `store::replace`).
 //! 3. *Id hash.* From here on only the signature can be wrong, so from here on the event is *in
 //!    flight*: a second copy waits for the first, and is looked at anew if the first fails.
-//! 4. *Signature*, in slices, so that readers get their turns.
+//! 4. *Signature*, in slices, so that readers get their turns, or by a ticket; see
+//!    [`super::tickets`].
 //! 5. *Policy door*, if the home wants it asked; see [`super::door`].
 //! 6. *Append*: decided once more against what was appended meanwhile, then one batch of effects.
 //! 7. *Durable*: recent ids, live ring, outcome.
@@ -14,6 +15,7 @@
 
 use super::door::AtDoor;
 use super::recent::RecentIds;
+use super::tickets::Tickets;
 use super::{Shard, ShardConfig, ShardEffects, Waiting};
 use crate::door;
 use crate::message::{CoreId, Origin, Role, Ticket, ToHome};
@@ -88,9 +90,10 @@ pub(super) struct Ingest {
     inbox: VecDeque<Candidate>,
     pub(super) looking: SeededMap<Token, Vec<Candidate>>,
     fetching: SeededMap<Token, (Candidate, Vec<EventId>)>,
-    unverified: VecDeque<Candidate>,
-    /// Ids of `unverified` and of events at the door, each with the copies that wait for its
-    /// verdict.
+    pub(super) unverified: VecDeque<Candidate>,
+    pub(super) tickets: Tickets,
+    /// Ids of `unverified`, of events whose signature is checked elsewhere and of events at the door,
+    /// each with the copies that wait for its verdict.
     pub(super) in_flight: SeededMap<EventId, Vec<Candidate>>,
     pub(super) door: AtDoor,
     awaiting: VecDeque<Awaiting>,
@@ -110,6 +113,7 @@ impl Ingest {
             looking: SeededMap::with_hasher(config.seed),
             fetching: SeededMap::with_hasher(config.seed),
             unverified: VecDeque::new(),
+            tickets: Tickets::new(config),
             in_flight: SeededMap::with_hasher(config.seed),
             awaiting: VecDeque::new(),
             unproven: SeededSet::with_hasher(config.seed),
@@ -160,6 +164,7 @@ impl Ingest {
             + looking
             + self.fetching.len()
             + self.unverified.len()
+            + self.tickets.depth()
             + waiting
             + self.door.depth()
             + self.awaiting.len()
@@ -362,16 +367,26 @@ impl Shard {
         let mut verdicts = Vec::with_capacity(count);
         self.verifier.verify_batch(&items, &mut verdicts);
         self.counters.verified += count as u64;
-        for (mut candidate, is_valid) in slice.into_iter().zip(verdicts) {
-            if is_valid {
-                if candidate.origin == Origin::ImportUnverified {
-                    candidate.origin = Origin::Import;
-                }
-                self.ask_or_append(candidate, fx);
-            } else {
-                self.refuse(&candidate, Reason::BadSignature, fx);
-                self.settled(&candidate);
+        for (candidate, is_valid) in slice.into_iter().zip(verdicts) {
+            self.judged(candidate, is_valid, fx);
+        }
+    }
+
+    /// It is known whether the signature is right.
+    pub(super) fn judged(
+        &mut self,
+        mut candidate: Candidate,
+        is_valid: bool,
+        fx: &mut ShardEffects,
+    ) {
+        if is_valid {
+            if candidate.origin == Origin::ImportUnverified {
+                candidate.origin = Origin::Import;
             }
+            self.ask_or_append(candidate, fx);
+        } else {
+            self.refuse(&candidate, Reason::BadSignature, fx);
+            self.settled(&candidate);
         }
     }
 

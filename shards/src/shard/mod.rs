@@ -9,11 +9,12 @@ mod ingest;
 mod query;
 mod recent;
 mod remove;
+mod tickets;
 
 use crate::counters::ShardCounters;
 use crate::door::{Answer, Question};
 use crate::live::LiveRing;
-use crate::message::{CoreId, QueryId, ShardStats, ToHome, ToShard};
+use crate::message::{CoreId, QueryId, ShardStats, ToHome, ToShard, VerifyTicket};
 use ingest::Ingest;
 use proto::nip::nip59;
 use proto::verify::Verifier;
@@ -35,6 +36,10 @@ pub struct ShardConfig {
     pub seed: SeededState,
     /// Signatures checked in one turn, so that a burst of events does not starve readers.
     pub verify_slice: usize,
+    /// Signatures that wait here before others are sent to other cores.
+    pub ticket_backlog: usize,
+    /// Signatures that one other core checks at a time; [`crate::message::TICKET_CREDIT`].
+    pub ticket_credit: usize,
     /// Ids of recent durable events that answer a duplicate without a look at the store.
     pub recent_ids_max: usize,
     /// Events about which the policy door is asked at once; further ones wait for an answer.
@@ -54,6 +59,13 @@ pub enum ShardInput {
     Store(StoreInput),
     /// The policy door has answered a question.
     Door(Answer),
+    /// Another core has time to check signatures of this shard; see [`Shard::wants_help`].
+    Help {
+        /// Which.
+        core: CoreId,
+        /// How many.
+        room: usize,
+    },
     /// Messages of this loop turn are in: verify a slice, let long searches read on, write a
     /// batch, send live events.
     Turn,
@@ -72,6 +84,8 @@ pub struct ShardEffects {
     pub to_home: Vec<(CoreId, ToHome)>,
     /// Work for the store's world, in order.
     pub store: Vec<StoreEffect>,
+    /// Signatures for other cores to check. Each is answered exactly once with [`ToShard::Verified`].
+    pub tickets: Vec<(CoreId, VerifyTicket)>,
     /// Questions for the policy door. Each is answered exactly once with [`ShardInput::Door`].
     pub door: Vec<Question>,
     /// The store cannot go on: the process must end without another answer.
@@ -134,6 +148,7 @@ impl Shard {
             ShardInput::From(core, message) => self.message(now, core, message, fx),
             ShardInput::Store(input) => self.store_input(now, input, fx),
             ShardInput::Door(answer) => self.door_answered(answer, fx),
+            ShardInput::Help { core, room } => self.send_tickets(core, room, fx),
             ShardInput::Turn => self.turn(now, fx),
             ShardInput::Tick => self.store.tick(now, &mut fx.store),
             ShardInput::LowOnSpace(is_low) => self.store.set_low_on_space(is_low),
@@ -172,6 +187,7 @@ impl Shard {
             ingest_depth: self.ingest.depth(),
             compaction: self.store.compaction(),
             rewritten: (stats.rewrites, stats.bytes_reclaimed),
+            index_generations: stats.generations,
         }
     }
 
@@ -225,6 +241,7 @@ impl Shard {
             ToShard::Remove { query, ids, ban } => {
                 self.removals.push_back(Removal { core, query, ids, ban });
             }
+            ToShard::Verified { number, verdicts } => self.verified(number, &verdicts, fx),
             ToShard::Compact => self.store.compact(now, &mut fx.store),
             ToShard::Stats { query } => {
                 let stats = Box::new(self.stats());

@@ -9,6 +9,7 @@ use bench::rng::Rng;
 use proto::hash::Placement;
 use proto::verify::{Secp256k1Verifier, Verifier, VerifyItem};
 use proto::{Limits, Now, Reason, Secret, SeededState};
+use shards::checker::Checker;
 use shards::door::{Answer, Asks, Question, ReadQuestion, Verdict};
 use shards::home::{Home, HomeConfig, HomeEffects, HomeInput, NegConfig, Reply};
 use shards::message::{Client, Envelope, SUBMIT_CREDIT};
@@ -68,6 +69,8 @@ pub struct Setup {
     pub door: Asks,
     pub door_in_flight_max: usize,
     pub submit_credit: u32,
+    pub verify_slice: usize,
+    pub ticket_backlog: usize,
     pub public_url: Option<String>,
 }
 
@@ -92,6 +95,8 @@ impl Setup {
             door: Asks::NOTHING,
             door_in_flight_max: 1_024,
             submit_credit: SUBMIT_CREDIT,
+            verify_slice: 16,
+            ticket_backlog: 1,
             public_url: None,
         }
     }
@@ -119,6 +124,10 @@ pub struct World {
     pub now: Now,
     pub homes: Vec<Home>,
     pub shards: Vec<Shard>,
+    /// By core.
+    checkers: Vec<Checker>,
+    /// Signatures that shards have had checked elsewhere.
+    pub ticketed: usize,
     indexes: Vec<Box<dyn Index>>,
     segments: Vec<MemSegments>,
     cores: u16,
@@ -148,6 +157,8 @@ impl World {
             now,
             homes: Vec::new(),
             shards: Vec::new(),
+            checkers: Vec::new(),
+            ticketed: 0,
             indexes: Vec::new(),
             segments: Vec::new(),
             cores: setup.cores,
@@ -161,6 +172,7 @@ impl World {
         };
         for core in 0..setup.cores {
             world.homes.push(home(setup, core));
+            world.checkers.push(Checker::new(Box::new(verifier.clone())));
         }
         for shard in 0..setup.shards {
             world.indexes.push(index(shard));
@@ -177,6 +189,8 @@ impl World {
         config.checkpoint_events = setup.checkpoint_events;
         config.delta_bytes_max = setup.delta_bytes_max;
         config.hot_bytes_max = 64 * 1024;
+        config.generation_events = 40;
+        config.upkeep_rows_max = 60;
         let (index, segments) = (&*self.indexes[at], &self.segments[at]);
         let mut effects = Vec::new();
         let store = store::open(config, index, segments, self.now, &mut effects).unwrap();
@@ -184,7 +198,9 @@ impl World {
             cores: usize::from(setup.cores),
             secret,
             seed: seed(),
-            verify_slice: 16,
+            verify_slice: setup.verify_slice,
+            ticket_backlog: setup.ticket_backlog,
+            ticket_credit: 5,
             recent_ids_max: 1000,
             ring_bytes_max: shards::live::RING_BYTES_MAX,
             live_credit: shards::message::LIVE_CREDIT,
@@ -204,6 +220,8 @@ impl World {
         self.questions.clear();
         self.read_questions.clear();
         self.homes = (0..setup.cores).map(|core| home(setup, core)).collect();
+        let checker = |_| Checker::new(Box::new(verifier.clone()));
+        self.checkers = (0..setup.cores).map(checker).collect();
         for shard in 0..setup.shards {
             self.open_shard(setup, verifier, shard);
         }
@@ -236,6 +254,13 @@ impl World {
         for (core, message) in fx.to_home {
             let from = self.core_of(shard);
             let envelope = Envelope::Home { from: shard, message };
+            self.mail.entry((from, core)).or_default().push_back(envelope);
+        }
+        for (core, ticket) in fx.tickets {
+            self.ticketed += ticket.items.len();
+            let from = self.core_of(shard);
+            assert_ne!(from, core, "a ticket is for another core");
+            let envelope = Envelope::Verify { from: shard, ticket };
             self.mail.entry((from, core)).or_default().push_back(envelope);
         }
         self.questions.extend(fx.door.into_iter().map(|question| (shard, question)));
@@ -293,10 +318,31 @@ impl World {
                 self.deliver(b, envelope);
             }
             1 => self.perform(a),
-            2 => self.shard(a, ShardInput::Turn),
+            2 => {
+                self.maybe_help(a);
+                self.shard(a, ShardInput::Turn);
+            }
             _ => self.home(a, HomeInput::Turn),
         }
         true
+    }
+
+    /// `core` has time for `room` signatures of a shard.
+    pub fn help(&mut self, shard: u16, core: u16, room: usize) {
+        self.shard(shard, ShardInput::Help { core, room });
+    }
+
+    /// Now and then another core has time for signatures of a shard.
+    fn maybe_help(&mut self, shard: u16) {
+        if self.cores == 1 || !self.shards[usize::from(shard)].wants_help() {
+            return;
+        }
+        if self.rng.index(2) == 0 {
+            let step = 1 + self.rng.index(usize::from(self.cores) - 1) as u16;
+            let core = (self.core_of(shard) + step) % self.cores;
+            let room = 1 + self.rng.index(8);
+            self.shard(shard, ShardInput::Help { core, room });
+        }
     }
 
     fn deliver(&mut self, core: u16, envelope: Envelope) {
@@ -307,6 +353,13 @@ impl World {
                 self.shard(to, ShardInput::From(from, message));
             }
             Envelope::Home { from, message } => self.home(core, HomeInput::From(from, message)),
+            Envelope::Verify { from, ticket } => {
+                let checker = &mut self.checkers[usize::from(core)];
+                checker.take(from, ticket);
+                let (to, message) = checker.check_next().unwrap();
+                let envelope = Envelope::Shard { from: core, to, message };
+                self.mail.entry((core, self.core_of(to))).or_default().push_back(envelope);
+            }
         }
     }
 

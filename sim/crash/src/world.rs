@@ -54,6 +54,8 @@ pub fn store_config(directory: &DataDirectory, shard: u16, seed: SeededState) ->
         hot_bytes_max: 16 << 10,
         sketch_bytes_max: 64 << 10,
         erase_after_s: 60,
+        generation_events: 100,
+        upkeep_rows_max: 150,
         sync_filters: [Filter::default()].into(),
         ..StoreConfig::new(shard, directory.format().secret, seed)
     }
@@ -332,6 +334,9 @@ impl Shard {
                     rewrite::perform(index, segments, &job)
                         .map_or_else(StoreInput::Failed, StoreInput::Rewritten)
                 });
+            }
+            StoreEffect::Upkeep(request) => {
+                return self.in_pool(now, move |index, _| seam::upkeep(index, &request));
             }
             effect @ StoreEffect::Unlink { .. } => {
                 return self

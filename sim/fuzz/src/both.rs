@@ -5,7 +5,8 @@ use store::delta::Generation;
 use store::effect::{
     Answer, Found, IndexPage, IndexRow, LookupKey, Question, ScanRequest, Seq, WorldError,
 };
-use store::index::Table;
+use store::index::generations::IndexGeneration;
+use store::index::{Table, UpkeepDone, UpkeepRequest};
 use store::index::segments::{Remap, SegmentRow};
 use store::key::EventKeys;
 use store::seam::{Bodies, Index, Sketched};
@@ -62,6 +63,14 @@ impl<A: Index, B: Index> Index for Both<A, B> {
 
     fn checkpoint(&self, generation: &Generation, bodies: &dyn Bodies) -> Result<Seq, WorldError> {
         ask!(self, checkpoint, generation, bodies)
+    }
+
+    fn upkeep(&self, request: &UpkeepRequest) -> Result<UpkeepDone, WorldError> {
+        ask!(self, upkeep, request)
+    }
+
+    fn generations(&self) -> Result<Vec<IndexGeneration>, WorldError> {
+        ask!(self, generations)
     }
 
     fn segments(&self) -> Result<Vec<(Seq, SegmentRow)>, WorldError> {

@@ -95,6 +95,8 @@ fn play<I: Index>(index: I, bytes: &mut Bytes<'_>) {
         hot_bytes_max: 0,
         segment_bytes_max: 2_000,
         erase_after_s: 0,
+        generation_events: 9,
+        upkeep_rows_max: 13,
         ..config()
     };
     let mut world = World::open(config, index, MemSegments::default());

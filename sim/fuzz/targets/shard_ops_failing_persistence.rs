@@ -100,6 +100,9 @@ impl Run {
             secret: store_world::SECRET,
             seed: SeededState::new(Secret([9; 16])),
             verify_slice: 2,
+            // There is nobody else who could check anything.
+            ticket_backlog: usize::MAX,
+            ticket_credit: 0,
             recent_ids_max: 8,
             ring_bytes_max: 4_000,
             live_credit: 8,

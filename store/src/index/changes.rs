@@ -1,6 +1,7 @@
 //! What a checkpoint writes: the rows of a frozen generation, sorted per table, because the cost of
 //! a commit is the number of distinct pages it touches.
 
+use super::generations::{Generations, Half, Lies};
 use super::segments::Deaths;
 use super::sums::SumChanges;
 use super::{
@@ -35,6 +36,11 @@ pub struct Rows {
 }
 
 impl Rows {
+    /// With room for this many rows of this many bytes.
+    pub(super) fn with_room(rows: usize, row_bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(rows * row_bytes), spans: Vec::with_capacity(rows) }
+    }
+
     /// Adds a row to put.
     pub fn put(&mut self, key: &[u8], value: &[u8]) {
         self.push(key, value, false);
@@ -81,15 +87,20 @@ impl Rows {
     }
 }
 
-/// Rows per table.
-#[derive(Debug, Default)]
+/// Rows per table; those of tables that are split go to the open generation.
+#[derive(Debug)]
 struct Changes {
+    half: Half,
     tables: [Rows; Table::ALL.len()],
 }
 
 impl Changes {
+    fn new(half: Half) -> Self {
+        Self { half, tables: Default::default() }
+    }
+
     fn of(&mut self, table: Table) -> &mut Rows {
-        &mut self.tables[table as usize]
+        &mut self.tables[self.half.table(table) as usize]
     }
 
     fn bytes(&self) -> usize {
@@ -99,7 +110,7 @@ impl Changes {
     /// Sorts and applies everything gathered, table by table.
     fn apply(&mut self, to: &mut dyn WriteRows) -> Result<(), WorldError> {
         for table in Table::ALL {
-            let mut rows = std::mem::take(self.of(table));
+            let mut rows = std::mem::take(&mut self.tables[table as usize]);
             if !rows.is_empty() {
                 rows.sort();
                 to.apply(table, &rows)?;
@@ -129,18 +140,22 @@ impl Changes {
         }
     }
 
-    /// Removes what the place alone tells of an event.
+    /// Removes what is not split of an event, but for its slot.
     fn remove_place(&mut self, row: &IndexRow) {
-        let tail = Tail::of(row.position.created_at, &row.position.id, row.seq);
         self.of(Table::Loc).remove(&loc_key(row.seq));
-        self.of(Table::Id).remove(&id_key(&row.position.id, row.seq));
-        self.of(Table::Time).remove(&ordered(&[], tail));
         if row.loc.expires_at != 0 {
             self.of(Table::Expiry).remove(&expiry_key(row.loc.expires_at, row.seq));
         }
     }
 
-    /// Removes what only the body tells of an event.
+    /// Removes what the place alone tells of an event of the open generation.
+    fn remove_position(&mut self, row: &IndexRow) {
+        let tail = Tail::of(row.position.created_at, &row.position.id, row.seq);
+        self.of(Table::Id).remove(&id_key(&row.position.id, row.seq));
+        self.of(Table::Time).remove(&ordered(&[], tail));
+    }
+
+    /// Removes what only the body tells of an event of the open generation.
     fn remove_keys(&mut self, keys: &EventKeys, seq: Seq) {
         let tail = Tail::of(keys.created_at, &keys.id, seq);
         self.of(Table::Kind).remove(&ordered(&keys.kind.to_be_bytes(), tail));
@@ -170,7 +185,8 @@ pub fn write_generation(
             "a checkpoint that begins with record {first} does not follow record {before}"
         )));
     }
-    let mut changes = Changes::default();
+    let mut generations = Generations::read(to)?;
+    let mut changes = Changes::new(generations.open(generation.first_seq()).1);
     let mut deaths = Deaths::default();
     let mut sums = SumChanges::default();
     let killed_at = generation.frozen_unix_s();
@@ -179,20 +195,23 @@ pub fn write_generation(
     victims.retain(|(victim, _)| *victim < generation.first_seq());
     victims.sort_unstable();
     for (victim, why) in victims {
-        if let Some(row) = remove_event(to, &mut changes, victim, bodies, secret)? {
-            deaths.bury(&row.loc, why, killed_at);
-            sums.remove(&row);
-        }
+        let Some(row) = loc_row(to, victim)? else { continue };
+        let rows_go = generations.bury(victim);
+        remove_event(to, &mut changes, &row, rows_go, bodies, secret)?;
+        deaths.bury(&row.loc, why, killed_at);
+        sums.remove(&row);
         if changes.bytes() > REMOVAL_BYTES_MAX {
             changes.apply(to)?;
         }
     }
     changes.apply(to)?;
+    let open = generations.open(generation.first_seq()).0;
     for header in generation.headers() {
         match generation.death(header.seq) {
             Some(death) => deaths.bury(&header.loc, death.why, killed_at),
             None => {
                 changes.put_event(generation, header);
+                open.add(header.created_at);
                 sums.add(&header.loc, &header.position());
             }
         }
@@ -211,6 +230,7 @@ pub fn write_generation(
     push_seq(&mut last, generation.last_seq());
     changes.of(Table::Meta).put(META_APPLIED, &last);
     changes.apply(to)?;
+    generations.write(to)?;
     Ok(generation.last_seq())
 }
 
@@ -236,27 +256,34 @@ fn write_vanishes(
     Ok(())
 }
 
+/// Removes an event; of one in a closed generation the rows that are split stay, void for want of a
+/// place.
 fn remove_event(
     to: &dyn WriteRows,
     changes: &mut Changes,
-    victim: Seq,
+    row: &IndexRow,
+    rows_go: bool,
     bodies: &dyn Bodies,
     secret: &Secret,
-) -> Result<Option<IndexRow>, WorldError> {
-    let Some(row) = loc_row(to, victim)? else { return Ok(None) };
-    changes.remove_place(&row);
+) -> Result<(), WorldError> {
+    changes.remove_place(row);
+    if rows_go {
+        changes.remove_position(row);
+    }
     // Without its body the event's other rows stay behind; lacking a place, they are skipped.
-    let Some(event) = bodies.body(&row.loc)? else { return Ok(Some(row)) };
+    let Some(event) = bodies.body(&row.loc)? else { return Ok(()) };
     let keys = EventKeys::of(&event.view(), secret);
-    changes.remove_keys(&keys, victim);
+    if rows_go {
+        changes.remove_keys(&keys, row.seq);
+    }
     if let Some(slot) = keys.slot {
         let mut holder = None;
         to.row(Table::Slot, &slot.0, &mut |value| holder = read_seq(value))?;
-        if holder == Some(victim) {
+        if holder == Some(row.seq) {
             changes.of(Table::Slot).remove(&slot.0);
         }
     }
-    Ok(Some(row))
+    Ok(())
 }
 
 /// Which tables lack a row of an event that has a place, for each event in turn.
@@ -267,15 +294,25 @@ pub fn missing_rows(
     rows: &dyn ReadRows,
     events: &[(Seq, EventKeys)],
 ) -> Result<Vec<Vec<Table>>, WorldError> {
-    events.iter().map(|(seq, keys)| missing_rows_of(rows, *seq, keys)).collect()
+    let generations = Generations::read(rows)?;
+    events.iter().map(|(seq, keys)| missing_rows_of(rows, &generations, *seq, keys)).collect()
 }
 
 fn missing_rows_of(
     rows: &dyn ReadRows,
+    generations: &Generations,
     seq: Seq,
     keys: &EventKeys,
 ) -> Result<Vec<Table>, WorldError> {
     let tail = Tail::of(keys.created_at, &keys.id, seq);
+    let mut missing = Vec::new();
+    // A page opens a generation only within its times.
+    let is_within =
+        generations.of(seq).filter(|have| (have.oldest..=have.newest).contains(&keys.created_at));
+    if is_within.is_none() {
+        missing.push(Table::Meta);
+    }
+    let lies = generations.of(seq).map_or(Lies::Half(Half::A), |have| have.lies);
     let mut wanted = vec![
         (Table::Id, id_key(&keys.id, seq)),
         (Table::Time, ordered(&[], tail)),
@@ -288,10 +325,10 @@ fn missing_rows_of(
     if keys.expires_at != 0 {
         wanted.push((Table::Expiry, expiry_key(keys.expires_at, seq)));
     }
-    let mut missing = Vec::new();
     for (table, key) in wanted {
+        let key = if Table::SPLIT.contains(&table) { lies.key(&key) } else { key };
         let mut is_there = false;
-        rows.row(table, &key, &mut |_| is_there = true)?;
+        rows.row(lies.table(table), &key, &mut |_| is_there = true)?;
         if !is_there {
             missing.push(table);
         }

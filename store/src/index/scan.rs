@@ -1,7 +1,12 @@
 //! One page of an ordered union of index streams: a merge of cursors, each of which reads a few
 //! rows at a time and seeks again for more, so that a union of many streams costs a seek each and
 //! not a page each.
+//!
+//! Every generation that is open to the merge has cursors of its own. One is opened only when the
+//! merge has come down to its newest event, and not at all when its oldest is too young: a page of
+//! what arrived as it was made looks into one or two, however many there are.
 
+use super::generations::{Generations, IndexGeneration, Lies};
 use super::{ReadRows, Table, applied, find_id, loc_row};
 use crate::effect::{
     IndexPage, IndexRow, Kinds, Position, ScanRequest, Source, Stream, WorldError,
@@ -14,9 +19,11 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 pub const PAGE_ROWS_EXAMINED_MAX: usize = 4_096;
 /// Kinds of one author or tag that are merged; with more, the page goes by time alone.
 const KINDS_MERGED_MAX: usize = 64;
-/// Cursors of one page, and seeks to find out what to open; with more, the page goes by time
-/// alone. Each costs a seek before the first row is known and all of them run in one go, so this
-/// many are milliseconds, while thousands of authors times dozens of kinds would be seconds.
+/// Cursors of one page in all its generations, and seeks to find out which. Each costs a seek
+/// before the first row is known and all of them run in one go, so this many are milliseconds, while
+/// thousands of authors times dozens of kinds would be seconds. A page that would need more ends
+/// before the generation that is one too many, or, when it has got nowhere yet, goes through that
+/// one by time alone.
 const CURSORS_MAX: usize = 8_192;
 /// Rows that a cursor reads at a time, at least and at most.
 const CHUNK_ROWS: std::ops::RangeInclusive<usize> = 2..=256;
@@ -35,12 +42,14 @@ struct Cursor {
 
 impl Cursor {
     fn open(
+        lies: Lies,
         table: Table,
-        prefix: Vec<u8>,
+        prefix: &[u8],
         window: Window,
         after: Option<Position>,
         chunk_rows: usize,
     ) -> Self {
+        let (table, prefix) = (lies.table(table), lies.key(prefix));
         let mut from = prefix.clone();
         match after.filter(|after| after.created_at <= window.until) {
             // The position's own tie is read again: the full id decides which of it is left.
@@ -99,21 +108,147 @@ impl Cursor {
     }
 }
 
+/// What a page took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scanned {
+    /// Generations that were opened.
+    pub opened: u32,
+    /// Generations there are.
+    pub generations: u32,
+}
+
 /// Time and id prefix of a row and which cursor it came from.
 type Head = Reverse<(u32, u32, usize)>;
 
-struct Merge<'a> {
-    rows: &'a dyn ReadRows,
-    cursors: Vec<Cursor>,
-    heads: BinaryHeap<Head>,
+/// Whether a merge can go on.
+enum Opened {
+    Yes,
+    /// It would take too many seeks, and what came before this position is complete.
+    EndsAt(Position),
 }
 
-impl Merge<'_> {
+struct Merge<'a> {
+    rows: &'a dyn ReadRows,
+    request: &'a ScanRequest,
+    /// Over all streams.
+    window: Window,
+    /// Generations that the merge has not come down to, the next one last.
+    unopened: Vec<IndexGeneration>,
+    cursors: Vec<Cursor>,
+    heads: BinaryHeap<Head>,
+    /// Cursors, and seeks to find them, that the page may still take.
+    cursors_left: usize,
+    seeks_left: usize,
+}
+
+impl<'a> Merge<'a> {
+    fn new(
+        rows: &'a dyn ReadRows,
+        request: &'a ScanRequest,
+        generations: &Generations,
+    ) -> Result<Self, WorldError> {
+        let streams = || request.streams.iter().filter(|stream| stream.since <= stream.until);
+        let mut ids = Vec::new();
+        let mut others: Option<Window> = None;
+        for stream in streams() {
+            let window = Window::of(stream);
+            if let Source::Id(id) = &stream.source {
+                let in_window = |row: &IndexRow| {
+                    (window.since..=window.until).contains(&row.position.created_at)
+                };
+                ids.extend(find_id(rows, generations, id)?.filter(in_window));
+            } else {
+                others = Some(others.map_or(window, |have| have.widened(window)));
+            }
+        }
+        let newest_wanted = |window: Window| match request.after {
+            Some(after) => window.until.min(after.created_at),
+            None => window.until,
+        };
+        let mut unopened = Vec::new();
+        if let Some(window) = others {
+            let is_wanted = |generation: &&IndexGeneration| {
+                generation.oldest <= generation.newest
+                    && generation.newest >= window.since
+                    && generation.oldest <= newest_wanted(window)
+            };
+            unopened.extend(generations.list().iter().filter(is_wanted));
+            // Of those that begin alike the youngest comes first: it is the likeliest to be wanted.
+            unopened.sort_by_key(|generation: &IndexGeneration| generation.newest);
+        }
+        let mut merge = Self {
+            rows,
+            request,
+            window: others.unwrap_or(Window { since: 1, until: 0 }),
+            unopened,
+            cursors: Vec::new(),
+            heads: BinaryHeap::new(),
+            cursors_left: CURSORS_MAX,
+            seeks_left: CURSORS_MAX,
+        };
+        if !ids.is_empty() {
+            merge.cursors.push(Cursor::of_ids(ids, request.after));
+            merge.push_head(0)?;
+        }
+        Ok(merge)
+    }
+
+    fn is_over(&self) -> bool {
+        self.heads.is_empty() && self.unopened.is_empty()
+    }
+
     fn push_head(&mut self, index: usize) -> Result<(), WorldError> {
         let cursor = &mut self.cursors[index];
         cursor.fill(self.rows)?;
         if let Some(tail) = cursor.rows.front() {
             self.heads.push(Reverse((tail.newest_first, tail.id4, index)));
+        }
+        Ok(())
+    }
+
+    /// Opens every generation that may have a row before the next one that is known.
+    fn open_reached(&mut self) -> Result<Opened, WorldError> {
+        while let Some(next) = self.unopened.last().copied() {
+            let is_reached = self
+                .heads
+                .peek()
+                .is_none_or(|Reverse((newest_first, ..))| *newest_first >= !next.newest);
+            if !is_reached {
+                break;
+            }
+            let mut opening = Opening::new(self.rows, next.lies, self.seeks_left);
+            let is_within_bounds = opening.add_all(self.request, self.cursors_left)?;
+            if !is_within_bounds && let Some(end) = self.ends_above(&next) {
+                return Ok(Opened::EndsAt(end));
+            }
+            self.unopened.pop();
+            let windows = match is_within_bounds {
+                true => opening.windows,
+                false => BTreeMap::from([((Table::Time, Vec::new()), self.window)]),
+            };
+            self.seeks_left = opening.seeks_left;
+            self.cursors_left = self.cursors_left.saturating_sub(windows.len());
+            self.open(next.lies, windows)?;
+        }
+        Ok(Opened::Yes)
+    }
+
+    /// The end of a page that stops above a generation; `None` if it would have got nowhere.
+    fn ends_above(&self, next: &IndexGeneration) -> Option<Position> {
+        if self.cursors.is_empty() {
+            return None;
+        }
+        let end = tie_end(next.newest.checked_add(1)?, u32::MAX);
+        self.request.after.is_none_or(|after| end > after).then_some(end)
+    }
+
+    fn open(&mut self, lies: Lies, windows: Windows) -> Result<(), WorldError> {
+        let share = self.request.rows_max as usize / windows.len().max(1) + 1;
+        let chunk_rows = share.clamp(*CHUNK_ROWS.start(), *CHUNK_ROWS.end());
+        for ((table, prefix), window) in windows {
+            let after = self.request.after;
+            self.cursors.push(Cursor::open(lies, table, &prefix, window, after, chunk_rows));
+            self.push_head(self.cursors.len() - 1)?;
         }
         Ok(())
     }
@@ -135,24 +270,34 @@ impl Merge<'_> {
     }
 }
 
-pub(super) fn scan(rows: &dyn ReadRows, request: &ScanRequest) -> Result<IndexPage, WorldError> {
+pub(super) fn scan(
+    rows: &dyn ReadRows,
+    request: &ScanRequest,
+) -> Result<(IndexPage, Scanned), WorldError> {
     let mut page = IndexPage { applied: applied(rows)?, rows: Vec::new(), complete_to: None };
     let rows_max = request.rows_max.max(1) as usize;
-    let cursors = Opening::new(rows, request).cursors(request)?;
-    let mut merge = Merge { rows, heads: BinaryHeap::with_capacity(cursors.len()), cursors };
-    for index in 0..merge.cursors.len() {
-        merge.push_head(index)?;
-    }
+    let generations = Generations::read(rows)?;
+    let mut merge = Merge::new(rows, request, &generations)?;
+    let unopened = merge.unopened.len();
     let mut examined = 0;
-    while let Some((newest_first, id4, tie)) = merge.next_tie()? {
+    loop {
+        if let Opened::EndsAt(end) = merge.open_reached()? {
+            page.complete_to = Some(end);
+            break;
+        }
+        let Some((newest_first, id4, tie)) = merge.next_tie()? else { break };
         examined += take_tie(rows, tie, request.after, &mut page.rows)?;
         let is_full = page.rows.len() >= rows_max || examined >= PAGE_ROWS_EXAMINED_MAX;
-        if is_full && !merge.heads.is_empty() {
+        if is_full && !merge.is_over() {
             page.complete_to = Some(tie_end(!newest_first, id4));
             break;
         }
     }
-    Ok(page)
+    let scanned = Scanned {
+        opened: (unopened - merge.unopened.len()) as u32,
+        generations: generations.list().len() as u32,
+    };
+    Ok((page, scanned))
 }
 
 /// Adds the rows of a tie in the order of their full ids, each event once, dead ones left out;
@@ -194,56 +339,33 @@ impl Window {
     }
 }
 
-/// What a request opens. Streams that share a table and a prefix share a cursor over all of their
-/// windows: a page is a superset anyway, and a row that comes once per stream would eat the page.
+/// What a cursor is over, and within which times.
+type Windows = BTreeMap<(Table, Vec<u8>), Window>;
+
+/// What a request opens in one generation. Streams that share a table and a prefix share a cursor
+/// over all of their windows: a page is a superset anyway, and a row that comes once per stream
+/// would eat the page.
 struct Opening<'a> {
     rows: &'a dyn ReadRows,
-    after: Option<Position>,
-    windows: BTreeMap<(Table, Vec<u8>), Window>,
+    lies: Lies,
+    windows: Windows,
     /// Seeks left to find the kinds of authors and tags.
     seeks_left: usize,
 }
 
 impl<'a> Opening<'a> {
-    fn new(rows: &'a dyn ReadRows, request: &ScanRequest) -> Self {
-        let windows = BTreeMap::new();
-        Self { rows, after: request.after, windows, seeks_left: CURSORS_MAX }
+    fn new(rows: &'a dyn ReadRows, lies: Lies, seeks_left: usize) -> Self {
+        Self { rows, lies, windows: BTreeMap::new(), seeks_left }
     }
 
-    fn cursors(mut self, request: &ScanRequest) -> Result<Vec<Cursor>, WorldError> {
-        let streams = || request.streams.iter().filter(|stream| stream.since <= stream.until);
-        let mut ids = Vec::new();
-        let mut everything: Option<Window> = None;
-        for stream in streams() {
-            let window = Window::of(stream);
-            if let Source::Id(id) = &stream.source {
-                let in_window = |row: &IndexRow| {
-                    (window.since..=window.until).contains(&row.position.created_at)
-                };
-                ids.extend(find_id(self.rows, id)?.filter(in_window));
-            } else {
-                everything = Some(everything.map_or(window, |have| have.widened(window)));
+    /// Adds what every stream needs; `false` when that is too much.
+    fn add_all(&mut self, request: &ScanRequest, cursors_left: usize) -> Result<bool, WorldError> {
+        for stream in request.streams.iter().filter(|stream| stream.since <= stream.until) {
+            if !self.add(stream)? || self.windows.len() > cursors_left {
+                return Ok(false);
             }
         }
-        let mut is_within_bounds = true;
-        for stream in streams() {
-            is_within_bounds = self.add(stream)? && self.windows.len() <= CURSORS_MAX;
-            if !is_within_bounds {
-                break;
-            }
-        }
-        if let Some(window) = everything.filter(|_| !is_within_bounds) {
-            self.windows.clear();
-            self.want(Table::Time, &[], window);
-        }
-        let share = request.rows_max as usize / self.windows.len().max(1) + 1;
-        let chunk_rows = share.clamp(*CHUNK_ROWS.start(), *CHUNK_ROWS.end());
-        let after = self.after;
-        let open =
-            |((table, prefix), window)| Cursor::open(table, prefix, window, after, chunk_rows);
-        let mut cursors: Vec<Cursor> = self.windows.into_iter().map(open).collect();
-        cursors.push(Cursor::of_ids(ids, after));
-        Ok(cursors)
+        Ok(true)
     }
 
     /// Adds what a stream needs; `false` when finding that out took too many seeks.
@@ -304,8 +426,10 @@ impl<'a> Opening<'a> {
         {
             let Some(seeks_left) = self.seeks_left.checked_sub(1) else { return Ok(None) };
             self.seeks_left = seeks_left;
-            self.rows.walk(table, &hash_kind_prefix(hash, kind), &mut |key, _| {
-                if let Some(prefix) = key.first_chunk::<10>()
+            let lies = self.lies;
+            let start = lies.key(&hash_kind_prefix(hash, kind));
+            self.rows.walk(lies.table(table), &start, &mut |key, _| {
+                if let Some(prefix) = lies.strip(key).and_then(<[u8]>::first_chunk::<10>)
                     && prefix[..8] == hash.to_be_bytes()
                 {
                     let kind = u16::from_be_bytes([prefix[8], prefix[9]]);
@@ -321,6 +445,7 @@ impl<'a> Opening<'a> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::generations::META_GENERATIONS;
     use super::*;
     use std::cell::Cell;
 
@@ -331,7 +456,17 @@ mod tests {
     }
 
     impl ReadRows for Empty {
-        fn row(&self, _: Table, _: &[u8], _: &mut dyn FnMut(&[u8])) -> Result<(), WorldError> {
+        fn row(
+            &self,
+            table: Table,
+            key: &[u8],
+            read: &mut dyn FnMut(&[u8]),
+        ) -> Result<(), WorldError> {
+            if (table, key) == (Table::Meta, META_GENERATIONS) {
+                let mut generations = Generations::default();
+                generations.open(1).0.add(1_000);
+                read(&generations.encode());
+            }
             Ok(())
         }
 

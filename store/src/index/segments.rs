@@ -5,6 +5,7 @@
 //! the place of every victim anyway, so they cost one small row per segment that it touched, and
 //! they can never differ from the rows of table `loc`.
 
+use super::generations::{Generations, Half, Lies};
 use super::sums::SumChanges;
 use super::{ReadRows, Rows, Table, WriteRows, loc_row};
 use crate::effect::{IndexRow, Loc, Seq, WorldError};
@@ -201,24 +202,39 @@ pub fn remap(to: &mut dyn WriteRows, remap: &Remap) -> Result<(), WorldError> {
 
 /// Removes what a place alone tells of lost events.
 fn forget(to: &mut dyn WriteRows, lost: &[Seq]) -> Result<(), WorldError> {
-    let mut tables: [(Table, Rows); 4] =
-        [Table::Loc, Table::Id, Table::Time, Table::Expiry].map(|table| (table, Rows::default()));
+    let mut generations = Generations::read(to)?;
     let mut sums = SumChanges::default();
+    let (mut places, mut expirations) = (Rows::default(), Rows::default());
+    let (mut ids, mut times) = (Rows::default(), Rows::default());
     for seq in lost {
         let Some(row) = loc_row(to, *seq)? else { continue };
-        let tail = key::Tail::of(row.position.created_at, &row.position.id, *seq);
         sums.remove(&row);
-        tables[0].1.remove(&key::loc_key(*seq));
-        tables[1].1.remove(&key::id_key(&row.position.id, *seq));
-        tables[2].1.remove(&key::ordered(&[], tail));
+        places.remove(&key::loc_key(*seq));
         if row.loc.expires_at != 0 {
-            tables[3].1.remove(&key::expiry_key(row.loc.expires_at, *seq));
+            expirations.remove(&key::expiry_key(row.loc.expires_at, *seq));
+        }
+        if generations.bury(*seq) {
+            let tail = key::Tail::of(row.position.created_at, &row.position.id, *seq);
+            ids.remove(&key::id_key(&row.position.id, *seq));
+            times.remove(&key::ordered(&[], tail));
         }
     }
-    for (table, rows) in &mut tables {
-        rows.sort();
-        to.apply(*table, rows)?;
+    if places.is_empty() {
+        return Ok(());
     }
+    // Only those of the open generation were gathered.
+    let open = generations.list().last().map_or(Lies::Half(Half::A), |open| open.lies);
+    let tables = [
+        (Table::Loc, places),
+        (open.table(Table::Id), ids),
+        (open.table(Table::Time), times),
+        (Table::Expiry, expirations),
+    ];
+    for (table, mut rows) in tables {
+        rows.sort();
+        to.apply(table, &rows)?;
+    }
+    generations.write(to)?;
     let mut rows = Rows::default();
     sums.rows(to, &mut rows)?;
     to.apply(Table::Sum, &rows)

@@ -1,5 +1,6 @@
 //! Bounds and secrets of one shard's store.
 
+use crate::index::UpkeepRequest;
 use proto::{Filter, Secret, SeededState};
 use std::sync::Arc;
 
@@ -22,10 +23,15 @@ pub struct StoreConfig {
     pub hot_bytes_max: usize,
     /// Bytes of the sketch, past which it answers "maybe" to everything.
     pub sketch_bytes_max: usize,
-    /// Share of a segment, in percent, that is dead when it is rewritten.
+    /// Share of a segment or of a generation of the index, in percent, that is dead when it is
+    /// rewritten.
     pub dead_percent: u8,
     /// Time within which the bytes of deleted and vanished events are gone.
     pub erase_after_s: u64,
+    /// Events of a generation of the index; see [`crate::index::generations`].
+    pub generation_events: u64,
+    /// Rows of the index that one step of its upkeep copies or removes.
+    pub upkeep_rows_max: u32,
     /// Filters of the sync sets, [`crate::sums::SETS_MAX`] at most; see [`crate::sums`].
     pub sync_filters: Arc<[Filter]>,
     /// Keys the hashes in the index.
@@ -35,6 +41,15 @@ pub struct StoreConfig {
 }
 
 impl StoreConfig {
+    /// What a step of the index's upkeep goes by.
+    pub fn upkeep(&self) -> UpkeepRequest {
+        UpkeepRequest {
+            generation_events: self.generation_events,
+            rows_max: self.upkeep_rows_max,
+            dead_percent: self.dead_percent,
+        }
+    }
+
     /// The defaults, for a directory's secret and a process's seed.
     pub fn new(shard: u16, secret: Secret, seed: SeededState) -> Self {
         Self {
@@ -46,6 +61,8 @@ impl StoreConfig {
             batch_bytes_max: 4 << 20,
             hot_bytes_max: 16 << 20,
             sketch_bytes_max: 64 << 20,
+            generation_events: 512 << 10,
+            upkeep_rows_max: 128 << 10,
             sync_filters: [Filter::default()].into(),
             dead_percent: 30,
             erase_after_s: 86_400,

@@ -98,6 +98,10 @@ pub struct StoreStats {
     pub log_bytes: u64,
     /// Checkpoints completed.
     pub checkpoints: u64,
+    /// Generations of the index, as of the last step of its upkeep.
+    pub generations: u64,
+    /// Generations that were sealed or written anew.
+    pub generations_sealed: u64,
     /// Reads that failed.
     pub reads_failed: u64,
     /// Bytes past the last whole batch that recovery cut off: what was in flight when the process

@@ -218,7 +218,7 @@ impl Store {
             return;
         }
         let is_due = self.rewriting.is_plan_due || self.rewriting.compaction.is_some();
-        if !is_due || self.frozen.is_some() {
+        if !is_due || self.frozen.is_some() || self.upkeep.is_under_way() {
             return;
         }
         let Some(survey) = self.rewriting.survey.take() else {
@@ -317,7 +317,8 @@ impl Store {
                 self.rewriting.stage = Stage::Writing;
                 fx.push(StoreEffect::Rewrite(job));
             }
-            None => self.rewriting.compaction = None,
+            None if self.rewriting.compaction.take().is_some() => self.upkeep.be_thorough(),
+            None => {}
         }
     }
 

@@ -15,7 +15,11 @@ use store::{
 pub const SECRET: Secret = Secret([5; 16]);
 
 pub fn config() -> StoreConfig {
-    StoreConfig::new(0, SECRET, SeededState::new(Secret([9; 16])))
+    StoreConfig {
+        generation_events: 24,
+        upkeep_rows_max: 31,
+        ..StoreConfig::new(0, SECRET, SeededState::new(Secret([9; 16])))
+    }
 }
 
 /// A repeatable sequence of draws.

@@ -117,7 +117,10 @@ impl Seen {
                 text.lines().next().unwrap_or_default().to_owned()
             }),
             data_dir,
-            insists_on_io_uring: config.runtime.runtime == RuntimeChoice::IoUring,
+            insists_on_io_uring: matches!(
+                config.runtime.runtime,
+                RuntimeChoice::IoUring | RuntimeChoice::Glommio
+            ),
         };
         let seen = Self {
             tree,

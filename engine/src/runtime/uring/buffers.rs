@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 /// Buffers of a ring; a power of two, as the kernel wants it.
 pub(crate) const BUFFERS: u16 = 1_024;
+/// Buffers that the kernel is lent at first. It uses them in turn, so that all of them become resident
+/// however little comes; it gets twice as many whenever it has run out.
+const BUFFERS_FIRST: u16 = 128;
 /// Bytes of a buffer.
 pub(crate) const BUFFER_BYTES: usize = 4_096;
 /// The group under which the ring is registered; there is one per `io_uring`.
@@ -16,7 +19,7 @@ pub(crate) const GROUP: u16 = 0;
 
 const PAGE_BYTES: usize = 4_096;
 
-/// 4 MiB of buffers and their 16 KiB ring. Owned by one core's reactor, which keeps it until the
+/// Up to 4 MiB of buffers, half a MiB at first, and their 16 KiB ring. Owned by one core's reactor, which keeps it until the
 /// kernel has given up every operation that may use it.
 ///
 /// Invariant: a buffer is the kernel's from the moment its entry is published by the tail until a
@@ -26,6 +29,8 @@ pub(crate) struct BufferRing {
     entries: *mut BufRingEntry,
     buffers: *mut u8,
     tail: u16,
+    /// Buffers that the kernel has been lent at all.
+    lent: u16,
     leaked: bool,
 }
 
@@ -54,16 +59,25 @@ impl BufferRing {
         if buffers.is_null() {
             handle_alloc_error(buffers_layout);
         }
-        let mut lent = Self { entries, buffers, tail: 0, leaked: false };
+        let mut lent = Self { entries, buffers, tail: 0, lent: BUFFERS_FIRST, leaked: false };
         // SAFETY: `entries` points to `BUFFERS` zeroed entries on a page boundary, and stays
         // allocated until this is dropped, which the reactor does after the `io_uring` itself.
         unsafe {
             ring.submitter().register_buf_ring_with_flags(entries as u64, BUFFERS, GROUP, 0)?;
         }
-        for buffer in 0..BUFFERS {
+        for buffer in 0..BUFFERS_FIRST {
             lent.give_back(buffer);
         }
         Ok(lent)
+    }
+
+    /// The kernel found no buffer: lends it as many more as it has been lent so far, if there are any.
+    pub(crate) fn lend_more(&mut self) {
+        let first = self.lent;
+        self.lent = first.saturating_mul(2).min(BUFFERS);
+        for buffer in first..self.lent {
+            self.give_back(buffer);
+        }
     }
 
     /// The first `count` bytes of a buffer that a completion has just named.

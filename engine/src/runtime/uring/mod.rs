@@ -58,7 +58,7 @@ fn decode(data: u64) -> (Option<Operation>, SocketId) {
     (operation, SocketId { index: data as u32, generation: (data >> 32) as u32 & 0x00ff_ffff })
 }
 
-/// Owned by one core. 4 MiB of receive buffers, the rings (about 100 KiB), and per socket the
+/// Owned by one core. Up to 4 MiB of receive buffers, the rings (about 100 KiB), and per socket the
 /// buffer of the send in flight.
 ///
 /// Invariant: `in_flight` counts operations that the kernel may still touch our memory for; a slot
@@ -77,6 +77,8 @@ pub struct UringReactor {
     in_flight: usize,
     finished: Vec<(u64, i32, u32)>,
     rearm: Vec<SocketId>,
+    /// A receive of this turn found no buffer.
+    has_run_out: bool,
 }
 
 struct Socket {
@@ -126,6 +128,7 @@ impl UringReactor {
             in_flight: 0,
             finished: Vec::with_capacity(COMPLETIONS_MAX),
             rearm: Vec::new(),
+            has_run_out: false,
         };
         reactor.arm_wake();
         Ok(reactor)
@@ -168,6 +171,9 @@ impl UringReactor {
         self.submit_backlog();
         self.enter(timeout_ms)?;
         self.take_completions(sink);
+        if std::mem::take(&mut self.has_run_out) {
+            self.buffers.lend_more();
+        }
         for id in std::mem::take(&mut self.rearm) {
             self.arm_receive(id);
         }
@@ -373,13 +379,13 @@ impl UringReactor {
                     self.rearm.push(id);
                 }
             }
-            // No buffer was free (they are now, at the turn's end), or reading was paused.
-            _ if result == -libc::ENOBUFS
-                || result == -libc::ECANCELED
-                || result == -libc::EINTR =>
-            {
+            // No buffer was free; they are now, at the turn's end, and perhaps there are more.
+            _ if result == -libc::ENOBUFS => {
+                self.has_run_out = true;
                 self.rearm.push(id);
             }
+            // Reading was paused.
+            _ if result == -libc::ECANCELED || result == -libc::EINTR => self.rearm.push(id),
             _ => {
                 socket.ended = true;
                 sink(Completion::Failed { socket: id, error: Errno::from_raw_os_error(-result) });

@@ -552,10 +552,10 @@ impl Home {
     /// The client's parked NEG-MSG goes on, if it has one.
     fn release_parked(&mut self, now: Now, client: Client, fx: &mut HomeEffects) {
         let Some(state) = self.clients.get_mut(&client) else { return };
-        if !matches!(state.parked, Some(Command::NegMsg(..))) {
+        if !matches!(state.parked.as_deref(), Some(Command::NegMsg(..))) {
             return;
         }
-        let Some(Command::NegMsg(name, message)) = state.parked.take() else { return };
+        let Some(Command::NegMsg(name, message)) = state.take_parked() else { return };
         self.neg_take(now, client, name, message, fx);
         if self.clients.get(&client).is_some_and(|state| state.parked.is_none()) {
             fx.replies.push(Reply::Unpark(client));
@@ -663,7 +663,7 @@ impl Home {
     /// that may be idle for too long, shards that could not take note of a request to vanish.
     /// `u64::MAX` if there are none.
     pub fn deadline_ms(&self) -> u64 {
-        self.neg.look_ms.min(self.witness_retry_ms())
+        self.neg.look_ms.min(self.witness_retry_ms)
     }
 
     /// Open NIP-77 sessions.

@@ -265,6 +265,10 @@ impl Book {
             if !sent.is_bad && !accepted && !is_lawful(reason) {
                 wrong.push(format!("{id} is valid and was refused: {reason}"));
             }
+            if sent.fate == Fate::Stored && reason.starts_with("rate-limited:") {
+                // It was sent again, and the relay had no time to look: it is where it was.
+                continue;
+            }
             sent.fate = match (accepted, reason.contains("newer version")) {
                 (true, true) => Fate::Superseded,
                 (true, false) => Fate::Stored,
@@ -463,6 +467,17 @@ mod tests {
         assert_eq!(book.settle(&[here, kept, refused], NOW_S).len(), 1);
         let stranger = EventId([9; 32]);
         assert_eq!(book.settle(&[here, kept, stranger], NOW_S).len(), 1);
+    }
+
+    #[test]
+    fn what_is_stored_is_not_gone_because_a_repeat_was_shed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut book = book(folder.path());
+        let id = send(&mut book, &note(1));
+        assert!(answer(&mut book, &id, "true ").is_empty());
+        assert!(answer(&mut book, &id, "false rate-limited: store is behind").is_empty());
+        assert!(book.settle(&[id], NOW_S).is_empty());
+        assert_eq!(book.settle(&[], NOW_S).len(), 1);
     }
 
     #[test]
