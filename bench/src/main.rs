@@ -1,4 +1,4 @@
-//! `turnpike-bench`: workloads for relays, from the command line.
+//! `turnpike-bench`: load tests, budgets and workloads for relays, from the command line.
 #![forbid(unsafe_code)]
 
 mod cli;
