@@ -66,7 +66,7 @@ pub fn read(input: &[u8]) -> Result<Option<Frame<'_>>, FrameError> {
     };
     let (length, extra) = match (second & 0x7f, rest) {
         (126, [high, low, ..]) => (u64::from(u16::from_be_bytes([*high, *low])), 2),
-        (127, [bytes @ ..]) if bytes.len() >= 8 => {
+        (127, bytes) if bytes.len() >= 8 => {
             let bytes: [u8; 8] = bytes[..8].try_into().expect("eight bytes");
             (u64::from_be_bytes(bytes), 8)
         }
