@@ -298,7 +298,7 @@ pub fn load(name: &str) -> Result<Scenario, ScenarioError> {
     if let Some(text) = source(name) {
         return parse(name, text);
     }
-    if !std::path::Path::new(name).extension().is_some_and(|extension| extension == "toml") {
+    if std::path::Path::new(name).extension().is_none_or(|extension| extension != "toml") {
         return Err(ScenarioError::Unknown(name.to_owned()));
     }
     let text = std::fs::read_to_string(name)
