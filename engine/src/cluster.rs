@@ -455,7 +455,8 @@ fn open_shard(common: &Common, shard: u16) -> Result<(Owned, Place), OpenError> 
     let log_dir = common.directory.log_directory(shard);
     let index_dir = common.directory.index_directory(shard);
     let map_bytes = map_bytes_for(common.directory.path(), common.placement.shards());
-    let index = LmdbIndex::open(&index_dir, secret, map_bytes)?;
+    let filter_bytes_max = common.ceiling.ids_shard_bytes as usize;
+    let index = LmdbIndex::open_bounded(&index_dir, secret, map_bytes, filter_bytes_max)?;
     let segments = FileSegments::open(&log_dir)?;
     let mut effects = Vec::new();
     let store = store::open(store_config, &index, &segments, clock::now(), &mut effects)?;

@@ -30,7 +30,7 @@ use crate::effect::{
     Answer, Found, IndexPage, IndexRow, LookupKey, Question, ScanRequest, Seq, WorldError,
 };
 use crate::file::{is_no_space, reserve_file, sync_directory, sync_file};
-use crate::index::filter::IdFilters;
+use crate::index::filter::{FILTER_BYTES_MAX, IdFilters};
 use crate::index::generations::{Generations, IndexGeneration};
 use crate::index::segments::{self, Remap, SegmentRow};
 use crate::index::{self, Did, ReadRows, Rows, Table, UpkeepDone, UpkeepRequest, WriteRows};
@@ -90,6 +90,7 @@ pub struct LmdbIndex {
     growth: RwLock<()>,
     /// Replaced as a whole when a generation has been sealed.
     filters: RwLock<Arc<IdFilters>>,
+    filter_bytes_max: usize,
 }
 
 fn failed(error: &heed::Error) -> WorldError {
@@ -119,6 +120,19 @@ impl LmdbIndex {
     /// # Errors
     /// [`WorldError::Index`] when it cannot be opened, or was written by a newer program.
     pub fn open(path: &Path, secret: Secret, map_bytes: usize) -> Result<Self, WorldError> {
+        Self::open_bounded(path, secret, map_bytes, FILTER_BYTES_MAX)
+    }
+
+    /// The same, with a bound on what its filters over ids may take in memory.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_bounded(
+        path: &Path,
+        secret: Secret,
+        map_bytes: usize,
+        filter_bytes_max: usize,
+    ) -> Result<Self, WorldError> {
         let parent = path.parent().unwrap_or(Path::new("."));
         if path.exists() {
             // A process that died just after it had exchanged the index may have left names that are
@@ -142,7 +156,8 @@ impl LmdbIndex {
         // Handles that a transaction opened stay open only if it is committed.
         txn.commit().map_err(|error| failed(&error))?;
         let filters = RwLock::default();
-        let index = Self { env, tables, secret, growth: RwLock::new(()), filters };
+        let growth = RwLock::new(());
+        let index = Self { env, tables, secret, growth, filters, filter_bytes_max };
         index.renew_filters()?;
         Ok(index)
     }
@@ -154,7 +169,7 @@ impl LmdbIndex {
     /// Makes filters for the runs that have none, and forgets those of runs that are gone.
     fn renew_filters(&self) -> Result<(), WorldError> {
         let have = self.filters();
-        let renewed = self.read(|rows| have.renewed(rows, &self.secret))?;
+        let renewed = self.read(|rows| have.renewed(rows, &self.secret, self.filter_bytes_max))?;
         *self.filters.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(renewed);
         Ok(())
     }

@@ -6,7 +6,7 @@ use crate::delta::Generation;
 use crate::effect::{
     Answer, Found, IndexPage, IndexRow, LookupKey, Question, ScanRequest, Seq, WorldError,
 };
-use crate::index::filter::IdFilters;
+use crate::index::filter::{FILTER_BYTES_MAX, IdFilters};
 use crate::index::generations::{Generations, IndexGeneration};
 use crate::index::segments::{self, Remap, SegmentRow};
 use crate::index::{
@@ -165,7 +165,7 @@ impl Index for MemIndex {
         let mut rows = self.rows.borrow_mut();
         let done = index::upkeep(&mut *rows, request)?;
         if matches!(done.did, Did::Sealed { .. }) {
-            rows.filters = rows.filters.renewed(&*rows, &self.secret)?;
+            rows.filters = rows.filters.renewed(&*rows, &self.secret, FILTER_BYTES_MAX)?;
         }
         Ok(done)
     }

@@ -27,6 +27,8 @@ const OUTBOX_SHARE_MAX: u64 = 256 * MIB;
 const SMALL_SHARE_MAX: u64 = 64 * MIB;
 const SYNC_SHARE_MAX: u64 = 72 * MIB;
 const FILTERS_SHARE_MAX: u64 = 16 * MIB;
+/// Beyond this the filters over the ids of sealed generations cover 22 million events.
+const IDS_SHARE_MAX: u64 = store::index::filter::FILTER_BYTES_MAX as u64;
 
 /// What the relay runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +68,8 @@ pub struct Ceiling {
     pub delta_shard_bytes: u64,
     /// Hot bodies of one shard.
     pub hot_shard_bytes: u64,
+    /// Filters over the ids of one shard's sealed generations; past it, lookups cost a search more.
+    pub ids_shard_bytes: u64,
     machine: Machine,
 }
 
@@ -78,7 +82,7 @@ pub struct Ceiling {
 )]
 pub struct CeilingError {
     /// The sum that was refused.
-    pub ceiling: Ceiling,
+    pub ceiling: Box<Ceiling>,
 }
 
 impl Ceiling {
@@ -123,8 +127,9 @@ impl Ceiling {
                 FILTERS_SHARE_MAX,
             ),
             ring_shard_bytes,
-            delta_shard_bytes: share(memory.delta_mib, 26, machine.shards, SMALL_SHARE_MAX),
+            delta_shard_bytes: share(memory.delta_mib, 22, machine.shards, SMALL_SHARE_MAX),
             hot_shard_bytes: share(memory.hot_mib, 10, machine.shards, SMALL_SHARE_MAX),
+            ids_shard_bytes: share(0, 4, machine.shards, IDS_SHARE_MAX),
             machine,
         };
         let smallest = [
@@ -138,7 +143,7 @@ impl Ceiling {
         ];
         let is_workable = smallest.iter().all(|bytes| *bytes >= MIB);
         if ceiling.total_bytes() > memory_bytes_max || !is_workable {
-            return Err(CeilingError { ceiling });
+            return Err(CeilingError { ceiling: Box::new(ceiling) });
         }
         Ok(ceiling)
     }
@@ -150,7 +155,10 @@ impl Ceiling {
             + self.pages_core_bytes
             + self.sync_core_bytes
             + self.filters_core_bytes;
-        let shard = self.ring_shard_bytes + self.delta_shard_bytes + self.hot_shard_bytes;
+        let shard = self.ring_shard_bytes
+            + self.delta_shard_bytes
+            + self.hot_shard_bytes
+            + self.ids_shard_bytes;
         self.process_bytes
             + self.fixed_bytes
             + self.connections_bytes
@@ -168,7 +176,7 @@ impl fmt::Display for Ceiling {
             "memory ceiling {} of {} MiB: process {} + cores and shards {} + connections {} + \
              outboxes {cores} x {} + input {cores} x {} + pages {cores} x {} + sync {cores} x {} + \
              filters {cores} x {} + live rings {shards} x \
-             {} + delta {shards} x {} + hot events {shards} x {}",
+             {} + delta {shards} x {} + hot events {shards} x {} + ids {shards} x {}",
             mib(self.total_bytes()),
             mib(self.memory_bytes_max),
             mib(self.process_bytes),
@@ -182,6 +190,7 @@ impl fmt::Display for Ceiling {
             mib(self.ring_shard_bytes),
             mib(self.delta_shard_bytes),
             mib(self.hot_shard_bytes),
+            mib(self.ids_shard_bytes),
         )
     }
 }

@@ -14,12 +14,12 @@ use proto::{EventId, Secret};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Bytes of an index's filters, past which the oldest generations have none: enough for 22 million
-/// events, and less than a tenth of what their rows take.
+/// Bytes of an index's filters unless whoever opens it says otherwise: enough for 22 million events, and
+/// less than a tenth of what their rows take. Past the bound the oldest generations have none.
 pub const FILTER_BYTES_MAX: usize = 32 << 20;
 
-/// Filters by run. Shared by everybody who reads the index; a new list replaces it. At most
-/// [`FILTER_BYTES_MAX`].
+/// Filters by run. Shared by everybody who reads the index; a new list replaces it. Bounded in bytes by
+/// whoever opens the index.
 #[derive(Clone, Debug, Default)]
 pub struct IdFilters {
     runs: BTreeMap<u32, Arc<Bloom>>,
@@ -42,17 +42,22 @@ impl IdFilters {
     }
 
     /// The filters of a snapshot's runs: those that are here already, and new ones for the others,
-    /// the youngest first.
+    /// the youngest first, as far as `bytes_max` goes.
     ///
     /// # Errors
     /// [`WorldError::Index`] when the world fails.
-    pub fn renewed(&self, rows: &dyn ReadRows, secret: &Secret) -> Result<Self, WorldError> {
+    pub fn renewed(
+        &self,
+        rows: &dyn ReadRows,
+        secret: &Secret,
+        bytes_max: usize,
+    ) -> Result<Self, WorldError> {
         let (mut renewed, mut bytes) = (Self::default(), 0);
         for generation in Generations::read(rows)?.list().iter().rev() {
             let Lies::Run(run) = generation.lies else { continue };
             let keys = usize::try_from(generation.events).unwrap_or(usize::MAX).max(1);
             bytes += keys.saturating_mul(BITS_PER_KEY) / 8;
-            if bytes > FILTER_BYTES_MAX {
+            if bytes > bytes_max {
                 break;
             }
             let filter = match self.runs.get(&run) {
