@@ -66,6 +66,8 @@ pub struct CorpusOptions {
     pub stale_per_myriad: u16,
     /// Keys that write in turn, in the shapes that are not public-relay traffic.
     pub authors: u32,
+    /// Whether ephemeral kinds are among the public-relay traffic.
+    pub has_ephemeral: bool,
 }
 
 impl Default for CorpusOptions {
@@ -78,6 +80,7 @@ impl Default for CorpusOptions {
             bad_signature_per_mille: 0,
             stale_per_myriad: 20,
             authors: 1_000,
+            has_ephemeral: true,
         }
     }
 }
@@ -243,7 +246,12 @@ impl Corpus {
             return stale;
         }
         let bad = self.rng.chance(u64::from(self.options.bad_signature_per_mille), 1_000);
-        let kind = shape::kind(&mut self.rng);
+        let kind = loop {
+            let kind = shape::kind(&mut self.rng);
+            if self.options.has_ephemeral || class(kind) != KindClass::Ephemeral {
+                break kind;
+            }
+        };
         let one_shot = self.rng.chance(u64::from(shape::one_shot_per_mille(kind)), 1_000);
         let author = self.authors.draw(&mut self.rng, one_shot);
         let now = self.clock();

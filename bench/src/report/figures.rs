@@ -134,6 +134,9 @@ fn rates(material: &Material<'_>, run: &mut Run) {
     }
 }
 
+/// Seconds without a slow one after which what follows is not of a spike's making.
+const CALM_S: f64 = 5.0;
+
 /// Seconds from the end of a spike until the tail is what it was before: at most twice that, or 20
 /// ms more.
 fn recovery_s(points: &[Point], interval_s: f64, from_s: f64, burst_s: (f64, f64)) -> f64 {
@@ -147,15 +150,15 @@ fn recovery_s(points: &[Point], interval_s: f64, from_s: f64, burst_s: (f64, f64
     before.sort_unstable();
     let usual = before.get(before.len() / 2).copied().unwrap_or(0);
     let bound = (usual * 2).max(usual + 20_000_000);
-    let last_slow = points
-        .iter()
-        .enumerate()
-        .filter(|(index, point)| begin(*index + 1) > burst_s.1 && point.ok_p99_ns > bound)
-        .map(|(index, _)| begin(index + 1))
-        // Only what follows the spike without a gap of five seconds is of its making.
-        .take_while(|end| *end < burst_s.1 + 60.0)
-        .last();
-    last_slow.map_or(0.0, |end| (end - burst_s.1).max(0.0))
+    let slow = points.iter().enumerate().filter(|(_, point)| point.ok_p99_ns > bound);
+    let mut slow_until_s = burst_s.1;
+    for end_s in slow.map(|(index, _)| begin(index + 1)).filter(|end_s| *end_s > burst_s.1) {
+        if end_s - interval_s > slow_until_s + CALM_S {
+            break;
+        }
+        slow_until_s = end_s;
+    }
+    slow_until_s - burst_s.1
 }
 
 fn server(material: &Material<'_>, run: &mut Run) {
@@ -319,6 +322,7 @@ pub fn title(figure: &str) -> (String, &'static str) {
         ("delivery_kb_per_event", "delivered per event", "KB"),
         ("error_percent", "errors", "%"),
         ("recovery_s", "recovery after the burst", "s"),
+        ("preload_missing", "events of the preload that were never answered", ""),
         ("server_cpu_percent", "relay CPU", "% of a core"),
         ("server_cpu_us_per_operation", "relay CPU per answer", "µs"),
         ("server_cpu_us_per_delivery", "relay CPU per delivery", "µs"),
@@ -373,6 +377,11 @@ mod tests {
             [2, 2, 2, 2, 90, 300, 200, 80, 3, 2, 2].into_iter().map(slow).collect();
         assert_eq!(recovery_s(&points, 1.0, 0.0, (4.0, 6.0)), 2.0);
         assert_eq!(recovery_s(&points[..6], 1.0, 0.0, (4.0, 6.0)), 0.0);
+        // Slow again long after: of something else's making.
+        let mut later = points.clone();
+        later.extend([2, 2, 2, 2, 90].map(slow));
+        assert_eq!(recovery_s(&later, 1.0, 0.0, (4.0, 6.0)), 2.0);
+        assert_eq!(recovery_s(&later[3..], 1.0, 0.0, (1.0, 3.0)), 2.0);
     }
 
     #[test]

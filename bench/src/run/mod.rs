@@ -86,7 +86,7 @@ pub fn run_once(
     progress: &mut dyn Progress,
 ) -> Result<Finished, LoadError> {
     let server = server(target, options);
-    preload(compiled, target, options, progress)?;
+    let missing = preload(compiled, target, options, progress)?;
     let before = server.as_ref().and_then(Server::sample);
     let mut fleet_options = FleetOptions::new(compiled.connections);
     fleet_options.threads = options.threads;
@@ -107,7 +107,7 @@ pub fn run_once(
     let opened = server.as_ref().and_then(Server::sample);
     let (outcome, samples) = load(compiled, &mut fleet, server.as_ref(), progress);
     let seconds = |ns: u64| ns as f64 / SECOND_NS as f64;
-    let run = compute(&Material {
+    let mut run = compute(&Material {
         outcome: &outcome,
         connecting: &connecting,
         samples: &samples,
@@ -117,6 +117,10 @@ pub fn run_once(
         burst_s: compiled.burst_ns.map(|(from, to)| (seconds(from), seconds(to))),
         refusals: compiled.refusals,
     });
+    if missing > 0 {
+        // The store is smaller than the scenario says, which whoever reads its figures has to know.
+        run.figures.insert("preload_missing".to_owned(), missing as f64);
+    }
     let mut histograms = outcome.record.histograms;
     if let Some(connects) = histograms.get_mut(&Metric::Connect)
         && connects.is_empty()
@@ -126,15 +130,16 @@ pub fn run_once(
     Ok(Finished { run, histograms })
 }
 
-/// Stores the events that have to be there, as fast as the relay takes them.
+/// Stores the events that have to be there, as fast as the relay takes them; returns how many it never
+/// answered, because it closed the connection that they were to go over.
 fn preload(
     compiled: &Compiled,
     target: &Target,
     options: &RunOptions,
     progress: &mut dyn Progress,
-) -> Result<(), LoadError> {
+) -> Result<u64, LoadError> {
     if compiled.preload == 0 {
-        return Ok(());
+        return Ok(0);
     }
     let mut fleet_options = FleetOptions::new(PRELOAD_CONNECTIONS);
     fleet_options.threads = options.threads;
@@ -150,11 +155,12 @@ fn preload(
         stop_ns: u64::MAX / 4,
     };
     let work = Work::pipelined(frames, &ledger, &requests, pipeline);
+    let mut answered = 0;
     fleet.run_observed(&work, &mut |live| {
-        let done = live.answers.load(std::sync::atomic::Ordering::Relaxed);
-        progress.at(Stage::Preload, done, u64::from(compiled.preload), live);
+        answered = live.answers.load(std::sync::atomic::Ordering::Relaxed);
+        progress.at(Stage::Preload, answered, u64::from(compiled.preload), live);
     });
-    Ok(())
+    Ok(u64::from(compiled.preload).saturating_sub(answered))
 }
 
 fn subscribe(compiled: &Compiled, fleet: &mut Fleet, progress: &mut dyn Progress) {

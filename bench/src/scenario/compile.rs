@@ -318,6 +318,8 @@ fn sign(
         duplicate_per_mille: part.duplicate_per_mille,
         bad_signature_per_mille: part.bad_signature_per_mille,
         authors: part.authors,
+        // They are signed before the run, and relays rightly refuse ephemeral events of a minute ago.
+        has_ephemeral: false,
         ..CorpusOptions::default()
     };
     let corpus = Corpus::new(shape, seed, count, options);

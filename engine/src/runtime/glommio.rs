@@ -100,7 +100,7 @@ struct State {
     ended: Vec<Socket>,
     /// Accepted in this turn.
     accepted: usize,
-    /// No listener accepts for now.
+    /// No listener accepts until accepting is resumed.
     is_resting: bool,
     /// The listeners close.
     has_stopped: bool,
