@@ -15,6 +15,7 @@ use common::client::{Client, id_of};
 use common::{Relay, RelayOptions, Runtime, Setup, now_s, turnpike};
 use proto::{Event, Reason};
 use serde_json::json;
+use std::cell::Cell;
 use std::path::Path;
 
 /// In the content of everything that has to go.
@@ -29,6 +30,8 @@ struct Cast {
     going: Vec<(Event, Reason)>,
     kept: Vec<Event>,
     request: Event,
+    /// How often somebody has looked whether anything comes back.
+    looks: Cell<u64>,
 }
 
 /// A wrap by a throw-away key for `recipient`.
@@ -65,7 +68,7 @@ fn cast() -> Cast {
     }
     let request = Draft::new(62, now_s() - 100).tag(&["relay", "ALL_RELAYS"]).content("good bye");
     let request = leaver.sign(&request);
-    Cast { leaver, others, going, kept, request }
+    Cast { leaver, others, going, kept, request, looks: Cell::new(0) }
 }
 
 /// Whether any log segment under `directory` holds `needle`.
@@ -126,8 +129,9 @@ impl Cast {
         for (event, reason) in &self.going {
             assert_eq!(client.publish(event), (false, reason.message().to_owned()));
         }
-        // A wrap that is new is none of those that were there.
-        let throw_away = Signer::from_seed(999);
+        // A wrap that is new is none of those that were there, nor one of an earlier look in this second.
+        let looks = self.looks.replace(self.looks.get() + 1);
+        let throw_away = Signer::from_seed(999 + looks);
         let again = wrap(&throw_away, &self.leaver, now_s() - 500, KEPT);
         let answer = client.publish(&again);
         assert!(answer.0, "{answer:?}");
