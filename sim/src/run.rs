@@ -334,7 +334,10 @@ impl Run<'_, '_> {
         self.world.dice.marks.hit("shut down in order");
         self.world.phase = Phase::Draining;
         let is_over = |world: &mut World<'_>| {
-            let Some(node) = &world.node else { return true };
+            // A write that was under way may fail now, which ends the process its own way.
+            let Some(node) = world.node.as_ref().filter(|_| world.crashed.is_none()) else {
+                return true;
+            };
             let is_control_done = !node.control.home().has_submissions();
             if world.drained == node.cores.len() && is_control_done {
                 world.phase = Phase::Closing;
