@@ -137,7 +137,8 @@ pub struct Compacted {
 }
 
 /// Rewrites every segment of a shard in which anything is dead, and every generation of its index,
-/// then writes the index anew without the free pages in it. `progress` hears how many of how many segments are done.
+/// then writes the index anew without the free pages in it. `progress` hears how many of how many
+/// segments are done.
 ///
 /// # Errors
 /// [`OfflineError`].

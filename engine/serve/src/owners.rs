@@ -77,12 +77,8 @@ impl Owners {
         self.is_cut_short
             || machine.has_answer()
             || self.owned.iter().any(|(_, shard, effects)| {
-                let ShardEffects { store, to_home, door, tickets, .. } = effects;
-                shard.has_work()
-                    || !(store.is_empty()
-                        && to_home.is_empty()
-                        && door.is_empty()
-                        && tickets.is_empty())
+                let ShardEffects { store, to_home, door, .. } = effects;
+                shard.has_work() || !(store.is_empty() && to_home.is_empty() && door.is_empty())
             })
     }
 
@@ -122,6 +118,7 @@ impl Owners {
                 shard.step(now, ShardInput::Help { core, room }, effects);
             }
             has_sent |= !effects.tickets.is_empty();
+            // Tickets come of this input alone, so that nobody else has to look for them.
             for (core, ticket) in effects.tickets.drain(..) {
                 post.to_checker(core, *id, ticket);
             }
@@ -189,9 +186,6 @@ impl Owners {
                 }
                 for (core, message) in effects.to_home.drain(..) {
                     post.to_home(core, *id, message);
-                }
-                for (core, ticket) in effects.tickets.drain(..) {
-                    post.to_checker(core, *id, ticket);
                 }
                 for question in effects.door.drain(..) {
                     machine.ask_write(*id, question);
