@@ -11,6 +11,7 @@ use crate::effect::{
 };
 use crate::key::{self, LocRow, MARK_ID, MARK_SLOT, SKETCHED_BIT, read_seq};
 use crate::seam::Sketched;
+use crate::sketch::SketchedCount;
 use crate::vanish::Purge;
 use generations::{Generations, Lies};
 use proto::nip::nip01::SlotKey;
@@ -184,10 +185,10 @@ pub trait ReadRows {
 ///
 /// # Errors
 /// [`WorldError::Index`] when the world fails.
-pub fn sketched_count(rows: &dyn ReadRows) -> Result<usize, WorldError> {
-    let events = rows.count(Table::Loc)?;
+pub fn sketched_count(rows: &dyn ReadRows) -> Result<SketchedCount, WorldError> {
+    let events = 2 * rows.count(Table::Loc)? + rows.count(Table::Slot)?;
     let marks = rows.count(Table::Marker)? + rows.count(Table::Vanish)?;
-    Ok(2 * events + rows.count(Table::Slot)? + marks)
+    Ok(SketchedCount { events, marks })
 }
 
 /// Ordered rows in a transaction that is committed or forgotten as a whole.
@@ -335,32 +336,47 @@ pub fn purges(rows: &dyn ReadRows) -> Result<Vec<Purge>, WorldError> {
     if is_damaged { Err(damaged(Table::Purge)) } else { Ok(purges) }
 }
 
-/// The event with this id; eight bytes find candidates, the full id decides.
+/// The event with this id; eight bytes find candidates, the full id decides. The sealed generations
+/// come first: their filters tell which of them is worth a search, while the open one has none and is
+/// searched every time.
 fn find_id(
     rows: &dyn ReadRows,
     generations: &Generations,
     id: &EventId,
 ) -> Result<Option<IndexRow>, WorldError> {
-    let mut candidates: Vec<Seq> = Vec::new();
-    for generation in generations.list().iter().rev() {
-        let lies = generation.lies;
+    let newest_first = || generations.list().iter().rev().map(|generation| generation.lies);
+    let is_run = |lies: &Lies| matches!(lies, Lies::Run(_));
+    let sealed = newest_first().filter(is_run);
+    for lies in sealed.chain(newest_first().filter(|lies| !is_run(lies))) {
         if matches!(lies, Lies::Run(run) if !rows.may_have_id(run, id)) {
             continue;
         }
-        let prefix = lies.key(&id.0[..8]);
-        rows.walk(lies.table(Table::Id), &prefix, &mut |key, _| {
-            let is_candidate = key.starts_with(&prefix);
-            if is_candidate {
-                candidates.extend(read_seq(&key[prefix.len()..]));
-            }
-            is_candidate
-        })?;
-        for seq in candidates.drain(..) {
-            if let Some(row) = loc_row(rows, seq)?
-                && row.position.id == *id
-            {
-                return Ok(Some(row));
-            }
+        if let Some(row) = find_id_in(rows, lies, id)? {
+            return Ok(Some(row));
+        }
+    }
+    Ok(None)
+}
+
+fn find_id_in(
+    rows: &dyn ReadRows,
+    lies: Lies,
+    id: &EventId,
+) -> Result<Option<IndexRow>, WorldError> {
+    let mut candidates: Vec<Seq> = Vec::new();
+    let prefix = lies.key(&id.0[..8]);
+    rows.walk(lies.table(Table::Id), &prefix, &mut |key, _| {
+        let is_candidate = key.starts_with(&prefix);
+        if is_candidate {
+            candidates.extend(read_seq(&key[prefix.len()..]));
+        }
+        is_candidate
+    })?;
+    for seq in candidates {
+        if let Some(row) = loc_row(rows, seq)?
+            && row.position.id == *id
+        {
+            return Ok(Some(row));
         }
     }
     Ok(None)

@@ -36,6 +36,7 @@ use crate::index::segments::{self, Remap, SegmentRow};
 use crate::index::{self, Did, ReadRows, Rows, Table, UpkeepDone, UpkeepRequest, WriteRows};
 use crate::key::EventKeys;
 use crate::seam::{Bodies, Index, Sketched};
+use crate::sketch::SketchedCount;
 use crate::sums::Resummed;
 use crate::vanish::Purge;
 use heed::types::Bytes;
@@ -665,7 +666,7 @@ impl Index for LmdbIndex {
         self.read(|rows| index::sketched(rows, visit))
     }
 
-    fn sketched_count(&self) -> Result<usize, WorldError> {
+    fn sketched_count(&self) -> Result<SketchedCount, WorldError> {
         self.read(index::sketched_count)
     }
 }

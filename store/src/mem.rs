@@ -14,6 +14,7 @@ use crate::index::{
 };
 use crate::key::EventKeys;
 use crate::seam::{Bodies, Index, SegmentEntry, Segments, Sketched};
+use crate::sketch::SketchedCount;
 use crate::sums::Resummed;
 use crate::vanish::Purge;
 use proto::{EventId, Filter, Secret};
@@ -201,7 +202,7 @@ impl Index for MemIndex {
         index::sketched(&*self.rows.borrow(), visit)
     }
 
-    fn sketched_count(&self) -> Result<usize, WorldError> {
+    fn sketched_count(&self) -> Result<SketchedCount, WorldError> {
         index::sketched_count(&*self.rows.borrow())
     }
 }

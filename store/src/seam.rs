@@ -12,6 +12,7 @@ use crate::index::{Did, Table, UpkeepDone, UpkeepRequest};
 use crate::key::EventKeys;
 use crate::record;
 use crate::rewrite;
+use crate::sketch::SketchedCount;
 use crate::sums::Resummed;
 use crate::vanish::Purge;
 use proto::{Event, Filter};
@@ -289,7 +290,7 @@ pub trait Index {
     ///
     /// # Errors
     /// [`WorldError::Index`] when the world fails.
-    fn sketched_count(&self) -> Result<usize, WorldError>;
+    fn sketched_count(&self) -> Result<SketchedCount, WorldError>;
 }
 
 /// An index that several owners share.
@@ -367,7 +368,7 @@ impl<I: Index + ?Sized> Index for &I {
         (**self).sketched(visit)
     }
 
-    fn sketched_count(&self) -> Result<usize, WorldError> {
+    fn sketched_count(&self) -> Result<SketchedCount, WorldError> {
         (**self).sketched_count()
     }
 }

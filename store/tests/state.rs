@@ -324,8 +324,8 @@ impl Index for BrokenIndex {
         Ok(())
     }
 
-    fn sketched_count(&self) -> Result<usize, WorldError> {
-        Ok(0)
+    fn sketched_count(&self) -> Result<store::sketch::SketchedCount, WorldError> {
+        Ok(store::sketch::SketchedCount::default())
     }
 }
 

@@ -48,6 +48,15 @@ impl Prepared {
         Ok(first..self.note.next)
     }
 
+    /// Reads all files once, so that what is measured is the relay and not the disk: a directory that
+    /// was filled some time ago may be half out of the page cache.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn warm(&self) -> anyhow::Result<()> {
+        warm(&self.directory)
+    }
+
     fn write_note(&self) -> anyhow::Result<()> {
         let text = serde_json::to_string(&self.note)?;
         std::fs::write(&self.note_path, text)
@@ -92,6 +101,18 @@ pub fn prepare(
     fill(session, &prepared, shards)?;
     prepared.write_note()?;
     Ok(prepared)
+}
+
+fn warm(directory: &Path) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.metadata()?.is_dir() {
+            warm(&entry.path())?;
+        } else {
+            std::io::copy(&mut std::fs::File::open(entry.path())?, &mut std::io::sink())?;
+        }
+    }
+    Ok(())
 }
 
 fn read_note(path: &Path) -> Option<Note> {

@@ -11,6 +11,11 @@ const DIGITS: u8 = 3;
 const INTERVAL_DIGITS: u8 = 2;
 /// Different reasons that are told apart; further ones are counted as others.
 const REASONS_MAX: usize = 32;
+/// Reasons that are told apart by their whole text; after that many, by what stands before the colon:
+/// some relays put an id or a number into each.
+const TEXTS_MAX: usize = 16;
+/// Characters of a reason that are kept.
+const REASON_CHARACTERS_MAX: usize = 80;
 
 /// A distribution of nanoseconds from 1 to an hour.
 pub fn histogram() -> Histogram<u64> {
@@ -242,12 +247,17 @@ impl Record {
         }
     }
 
-    /// Counts why something was refused: the part before the colon, as NIP-01 has it.
+    /// Counts why something was refused, by its text while there are few different ones, else by the
+    /// part before the colon, as NIP-01 has it.
     pub(crate) fn reason(&mut self, text: &[u8]) {
-        let end = memchr::memchr(b':', text).unwrap_or(text.len()).min(40);
-        let prefix = String::from_utf8_lossy(&text[..end]).into_owned();
-        let full = self.reasons.len() >= REASONS_MAX && !self.reasons.contains_key(&prefix);
-        let key = if full { "others".to_owned() } else { prefix };
+        let text = String::from_utf8_lossy(text);
+        let mut key: String = text.chars().take(REASON_CHARACTERS_MAX).collect();
+        if self.reasons.len() >= TEXTS_MAX && !self.reasons.contains_key(&key) {
+            key = text.split(':').next().unwrap_or_default().chars().take(40).collect();
+        }
+        if self.reasons.len() >= REASONS_MAX && !self.reasons.contains_key(&key) {
+            "others".clone_into(&mut key);
+        }
         *self.reasons.entry(key).or_default() += 1;
     }
 
@@ -337,15 +347,20 @@ mod tests {
     }
 
     #[test]
-    fn reasons_are_prefixes_and_bounded() {
+    fn reasons_are_texts_then_prefixes_and_bounded() {
         let mut record = Record::new(0, (0, 1), 1);
         record.reason(b"blocked: you");
         record.reason(b"blocked: me");
+        record.reason(b"blocked: me");
+        for index in 0..100 {
+            record.reason(format!("invalid: event {index}").as_bytes());
+        }
+        assert_eq!(record.reasons["blocked: me"], 2);
+        assert_eq!(record.reasons["invalid"], 100 - (TEXTS_MAX as u64 - 2));
         for index in 0..100 {
             record.reason(format!("r{index}: x").as_bytes());
         }
-        assert_eq!(record.reasons["blocked"], 2);
         assert_eq!(record.reasons.len(), REASONS_MAX + 1);
-        assert_eq!(record.reasons.values().sum::<u64>(), 102);
+        assert_eq!(record.reasons.values().sum::<u64>(), 203);
     }
 }

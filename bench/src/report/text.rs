@@ -1,7 +1,12 @@
 //! Reports for the terminal.
 
 use super::{Report, ScenarioResult, figures};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::fmt::Write;
+
+/// Reasons of refusals that the summary of a scenario shows.
+const REASONS_SHOWN: usize = 4;
 
 /// Figures that the summary of a scenario shows, if it has them.
 const SHOWN: [&str; 16] = [
@@ -101,12 +106,38 @@ pub fn scenario(report: &Report, result: &ScenarioResult) -> String {
             );
         }
     }
+    for relay in 0..report.relays.len() {
+        let reasons = refusals(result, relay);
+        if !reasons.is_empty() {
+            let _ = writeln!(out, "  refused by {}: {reasons}", report.relays[relay].name());
+        }
+    }
     for run in result.runs.iter().filter(|run| !run.invalid.is_empty()) {
         let name = report.relays[run.relay].name();
         let _ =
             writeln!(out, "  INVALID run {} on {name}: {}", run.repeat + 1, run.invalid.join("; "));
     }
     out
+}
+
+/// Why a relay refused most of what it refused, over all runs.
+fn refusals(result: &ScenarioResult, relay: usize) -> String {
+    let mut reasons: BTreeMap<&str, u64> = BTreeMap::new();
+    for run in result.runs.iter().filter(|run| run.relay == relay) {
+        for (why, count) in &run.reasons {
+            *reasons.entry(why).or_default() += count;
+        }
+    }
+    let mut reasons: Vec<(&str, u64)> = reasons.into_iter().collect();
+    reasons.sort_by_key(|(_, count)| Reverse(*count));
+    let left_out = reasons.len().saturating_sub(REASONS_SHOWN);
+    let shown = reasons.iter().take(REASONS_SHOWN);
+    let mut texts: Vec<String> =
+        shown.map(|(why, count)| format!("{} x {why:?}", number(*count as f64))).collect();
+    if left_out > 0 {
+        texts.push(format!("{left_out} other reasons"));
+    }
+    texts.join(", ")
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use store::index::{Table, UpkeepDone, UpkeepRequest};
 use store::index::segments::{Remap, SegmentRow};
 use store::key::EventKeys;
 use store::seam::{Bodies, Index, Sketched};
+use store::sketch::SketchedCount;
 use store::sums::Resummed;
 use store::vanish::Purge;
 
@@ -102,7 +103,7 @@ impl<A: Index, B: Index> Index for Both<A, B> {
         Ok(())
     }
 
-    fn sketched_count(&self) -> Result<usize, WorldError> {
+    fn sketched_count(&self) -> Result<SketchedCount, WorldError> {
         ask!(self, sketched_count)
     }
 }

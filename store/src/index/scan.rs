@@ -7,11 +7,11 @@
 //! what arrived as it was made looks into one or two, however many there are.
 
 use super::generations::{Generations, IndexGeneration, Lies};
-use super::{ReadRows, Table, applied, find_id, loc_row};
+use super::{ReadRows, Table, applied, damaged, find_id, loc_row};
 use crate::effect::{
-    IndexPage, IndexRow, Kinds, Position, ScanRequest, Source, Stream, WorldError,
+    IndexPage, IndexRow, Kinds, Position, ScanRequest, Seq, Source, Stream, WorldError,
 };
-use crate::key::{Tail, hash_kind_prefix, id4, tie_end};
+use crate::key::{LocRow, Tail, hash_kind_prefix, id4, loc_key, read_seq, tie_end};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
@@ -28,6 +28,17 @@ const CURSORS_MAX: usize = 8_192;
 /// Rows that a cursor reads at a time, at least and at most.
 const CHUNK_ROWS: std::ops::RangeInclusive<usize> = 2..=256;
 
+/// Places that stand this many rows apart at most are read in one walk: a step costs a tenth of a search.
+const PLACE_GAP_ROWS: u64 = 8;
+
+/// The place of an event, as far as a page has looked.
+#[derive(Clone, Copy)]
+enum Place {
+    Unread,
+    /// `None`: the event is dead.
+    Read(Option<IndexRow>),
+}
+
 /// Rows under one prefix within a window.
 struct Cursor {
     table: Table,
@@ -36,7 +47,7 @@ struct Cursor {
     next: Option<Vec<u8>>,
     /// Complement of the window's beginning: the greatest time field inside it.
     oldest: u32,
-    rows: VecDeque<Tail>,
+    rows: VecDeque<(Tail, Place)>,
     chunk_rows: usize,
 }
 
@@ -65,12 +76,15 @@ impl Cursor {
 
     /// Rows found by id are a cursor that has nothing more to read.
     fn of_ids(rows: Vec<IndexRow>, after: Option<Position>) -> Self {
-        let tail = |row: &IndexRow| Tail::of(row.position.created_at, &row.position.id, row.seq);
-        let mut tails: Vec<Tail> = rows.iter().map(tail).collect();
-        tails.sort_unstable();
+        let tail = |row: IndexRow| {
+            let tail = Tail::of(row.position.created_at, &row.position.id, row.seq);
+            (tail, Place::Read(Some(row)))
+        };
+        let mut tails: Vec<(Tail, Place)> = rows.into_iter().map(tail).collect();
+        tails.sort_unstable_by_key(|(tail, _)| *tail);
         if let Some(after) = after {
             let tie = (!after.created_at, id4(&after.id));
-            tails.retain(|tail| (tail.newest_first, tail.id4) >= tie);
+            tails.retain(|(tail, _)| (tail.newest_first, tail.id4) >= tie);
         }
         Self {
             table: Table::Id,
@@ -93,7 +107,7 @@ impl Cursor {
                 let Some(tail) = tail.filter(|tail| tail.newest_first <= oldest) else {
                     return false;
                 };
-                rows.push_back(tail);
+                rows.push_back((tail, Place::Unread));
                 if rows.len() < chunk_rows {
                     return true;
                 }
@@ -105,6 +119,57 @@ impl Cursor {
             self.chunk_rows = (self.chunk_rows * 4).min(*CHUNK_ROWS.end());
         }
         Ok(())
+    }
+
+    /// Takes the first row, its place read.
+    fn take(
+        &mut self,
+        from: &dyn ReadRows,
+    ) -> Result<Option<(Tail, Option<IndexRow>)>, WorldError> {
+        if matches!(self.rows.front(), Some((_, Place::Unread))) {
+            self.read_places(from)?;
+        }
+        Ok(self.rows.pop_front().map(|(tail, place)| match place {
+            Place::Read(row) => (tail, row),
+            Place::Unread => (tail, None),
+        }))
+    }
+
+    /// Reads the place of the first row, and of those after it that stand close to it. Events arrive
+    /// about in the order in which they were made, so most rows of a page by kind or by time do.
+    fn read_places(&mut self, from: &dyn ReadRows) -> Result<(), WorldError> {
+        let mut wanted: Vec<(Seq, usize)> = Vec::new();
+        let (mut least, mut most): (Seq, Seq) = (Seq::MAX, 0);
+        for (at, (tail, place)) in self.rows.iter().enumerate() {
+            let is_near = tail.seq.saturating_add(PLACE_GAP_ROWS) >= least
+                && tail.seq <= most.saturating_add(PLACE_GAP_ROWS);
+            if at > 0 && (!is_near || matches!(place, Place::Read(_))) {
+                break;
+            }
+            (least, most) = (least.min(tail.seq), most.max(tail.seq));
+            wanted.push((tail.seq, at));
+        }
+        if let [(seq, at)] = wanted[..] {
+            self.rows[at].1 = Place::Read(loc_row(from, seq)?);
+            return Ok(());
+        }
+        wanted.sort_unstable();
+        for (_, at) in &wanted {
+            self.rows[*at].1 = Place::Read(None);
+        }
+        let (rows, mut left, mut is_damaged) = (&mut self.rows, wanted.iter().peekable(), false);
+        from.walk(Table::Loc, &loc_key(least), &mut |key, value| {
+            let Some(seq) = read_seq(key).filter(|seq| *seq <= most) else { return false };
+            while left.next_if(|(wanted, _)| *wanted < seq).is_some() {}
+            while let Some((_, at)) = left.next_if(|(wanted, _)| *wanted == seq) {
+                let row = LocRow::decode(value);
+                is_damaged |= row.is_none();
+                let row = row.map(|row| IndexRow { position: row.position, seq, loc: row.loc });
+                rows[*at].1 = Place::Read(row);
+            }
+            left.peek().is_some()
+        })?;
+        if is_damaged { Err(damaged(Table::Loc)) } else { Ok(()) }
     }
 }
 
@@ -119,6 +184,13 @@ pub struct Scanned {
 
 /// Time and id prefix of a row and which cursor it came from.
 type Head = Reverse<(u32, u32, usize)>;
+
+/// Rows that share time and id prefix.
+struct Tie {
+    newest_first: u32,
+    id4: u32,
+    rows: Vec<(Tail, Option<IndexRow>)>,
+}
 
 /// Whether a merge can go on.
 enum Opened {
@@ -200,7 +272,7 @@ impl<'a> Merge<'a> {
     fn push_head(&mut self, index: usize) -> Result<(), WorldError> {
         let cursor = &mut self.cursors[index];
         cursor.fill(self.rows)?;
-        if let Some(tail) = cursor.rows.front() {
+        if let Some((tail, _)) = cursor.rows.front() {
             self.heads.push(Reverse((tail.newest_first, tail.id4, index)));
         }
         Ok(())
@@ -254,7 +326,7 @@ impl<'a> Merge<'a> {
     }
 
     /// The rows that share the next time and id prefix, in no order, with repeats.
-    fn next_tie(&mut self) -> Result<Option<(u32, u32, Vec<Tail>)>, WorldError> {
+    fn next_tie(&mut self) -> Result<Option<Tie>, WorldError> {
         let Some(Reverse((newest_first, id4, _))) = self.heads.peek().copied() else {
             return Ok(None);
         };
@@ -263,10 +335,10 @@ impl<'a> Merge<'a> {
             && (time, id) == (newest_first, id4)
         {
             self.heads.pop();
-            tie.extend(self.cursors[index].rows.pop_front());
+            tie.extend(self.cursors[index].take(self.rows)?);
             self.push_head(index)?;
         }
-        Ok(Some((newest_first, id4, tie)))
+        Ok(Some(Tie { newest_first, id4, rows: tie }))
     }
 }
 
@@ -285,8 +357,8 @@ pub(super) fn scan(
             page.complete_to = Some(end);
             break;
         }
-        let Some((newest_first, id4, tie)) = merge.next_tie()? else { break };
-        examined += take_tie(rows, tie, request.after, &mut page.rows)?;
+        let Some(Tie { newest_first, id4, rows: tie }) = merge.next_tie()? else { break };
+        examined += take_tie(tie, request.after, &mut page.rows);
         let is_full = page.rows.len() >= rows_max || examined >= PAGE_ROWS_EXAMINED_MAX;
         if is_full && !merge.is_over() {
             page.complete_to = Some(tie_end(!newest_first, id4));
@@ -303,23 +375,17 @@ pub(super) fn scan(
 /// Adds the rows of a tie in the order of their full ids, each event once, dead ones left out;
 /// returns how many different rows the tie had.
 fn take_tie(
-    rows: &dyn ReadRows,
-    mut tie: Vec<Tail>,
+    mut tie: Vec<(Tail, Option<IndexRow>)>,
     after: Option<Position>,
     page: &mut Vec<IndexRow>,
-) -> Result<usize, WorldError> {
-    tie.sort_unstable();
-    tie.dedup();
+) -> usize {
+    tie.sort_unstable_by_key(|(tail, _)| *tail);
+    tie.dedup_by_key(|(tail, _)| *tail);
     let (from, examined) = (page.len(), tie.len());
-    for tail in tie {
-        if let Some(row) = loc_row(rows, tail.seq)?
-            && after.is_none_or(|after| row.position > after)
-        {
-            page.push(row);
-        }
-    }
+    let rows = tie.into_iter().filter_map(|(_, row)| row);
+    page.extend(rows.filter(|row| after.is_none_or(|after| row.position > after)));
     page[from..].sort_unstable_by_key(|row| (row.position, row.seq));
-    Ok(examined)
+    examined
 }
 
 /// Seconds from and until which rows are wanted, both inclusive.

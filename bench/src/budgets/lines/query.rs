@@ -114,6 +114,7 @@ fn query_store(session: &Session) -> anyhow::Result<Prepared> {
 
 pub fn measure(session: &mut Session) -> anyhow::Result<Vec<Row>> {
     let stored = query_store(session)?;
+    stored.warm()?;
     let relay = session.launch(0).start(&stored.directory)?;
     let mut clients = connect(relay.address)?;
     let (first, last) = (stored.maker.created_at(0), stored.maker.created_at(stored.events - 1));
