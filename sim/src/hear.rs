@@ -125,8 +125,10 @@ impl Hearing<'_> {
             let detail = format!("{} came after CLOSED of {name}", fact.id);
             return Err(Violation::new("nothing follows CLOSED", detail));
         }
-        // What was removed and published again is another event to whoever listens.
+        // What was removed and published again is another event to whoever listens; so is what expired
+        // before the wall clock went back.
         let may_come_back = history.removed_us.contains_key(&index)
+            || fact.expires_at <= history.unix_s_max
             || history.excuse(pool, index, now_us).is_some();
         let is_again = sub.rows.contains(&index) || sub.live.contains(&index);
         if !is_ephemeral && is_again && !may_come_back {

@@ -54,7 +54,7 @@ fn cut_at_every_byte_of_the_last_segment_it_keeps_whole_batches() {
     let (segment, bytes) = (entries[0].segment, segments.read(entries[0].segment).unwrap());
     let mut seen = std::collections::BTreeSet::new();
     let step = if cfg!(miri) { 97 } else { 1 };
-    for length in (0..=bytes.len()).step_by(step) {
+    for length in (0..bytes.len()).step_by(step).chain([bytes.len()]) {
         let disk = copy(&segments);
         disk.seal(segment, length as u32).unwrap();
         match reopen(disk) {

@@ -269,6 +269,7 @@ impl<'a> Session<'a> {
         if let Some(rival) = &args.vs {
             targets.push(Target::parse(rival)?);
         }
+        targets.iter_mut().for_each(Target::learn_limits);
         let corpus = match &args.corpus {
             Some(path) => Some(read_corpus(path)?),
             None => None,

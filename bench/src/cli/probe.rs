@@ -53,7 +53,8 @@ pub struct ProbeArgs {
 }
 
 pub fn main(args: &ProbeArgs) -> anyhow::Result<ExitCode> {
-    let target = Target::parse(&args.url)?;
+    let mut target = Target::parse(&args.url)?;
+    target.learn_limits();
     let now = unix_s();
     let options = ProbeOptions {
         p99_ms: args.p99_ms,

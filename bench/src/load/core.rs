@@ -352,10 +352,14 @@ impl Core {
 
     fn publish(&mut self, run: &mut Run<'_>, index: u32, event: u32, intended_ns: u64) {
         let frames = run.work.frames;
+        let frame = frames.frame(event);
+        if self.target.message_bytes_max.is_some_and(|max| frame.len() as u64 > max) {
+            run.record.totals.too_long += 1;
+            return;
+        }
         run.record.totals.published += 1;
         run.work.ledger.publish(event, intended_ns);
         let connection = &mut self.connections[index as usize];
-        let frame = frames.frame(event);
         connection.out().extend_from_slice(frame);
         self.unsent += frame.len();
         connection.pending.push_back(Pending { key: frames.key(event), intended_ns });

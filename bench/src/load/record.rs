@@ -65,6 +65,8 @@ macro_rules! counts {
 counts! {
     /// Events sent.
     published,
+    /// Events that were not sent: the relay says that it takes no message of that length.
+    too_long,
     /// OK true, duplicates not among them.
     accepted,
     /// OK true with the prefix `duplicate:`.

@@ -1,8 +1,19 @@
 //! Where the relay is: the URL taken apart and resolved.
-#![allow(clippy::disallowed_methods, reason = "asks the resolver of the machine")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "asks the resolver of the machine, and the relay who it is"
+)]
 
 use super::LoadError;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+/// How long a relay may take to say who it is.
+const NIP11_PATIENCE: Duration = Duration::from_secs(3);
+/// Bytes of its answer that are read.
+const NIP11_BYTES_MAX: u64 = 256 << 10;
 
 /// A relay's address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +26,9 @@ pub struct Target {
     pub path: String,
     /// Where to connect.
     pub address: SocketAddr,
+    /// Bytes of the longest message that the relay says it takes (NIP-11); longer ones are not sent,
+    /// since many relays answer them by closing the connection.
+    pub message_bytes_max: Option<u64>,
 }
 
 impl Target {
@@ -52,7 +66,31 @@ impl Target {
             // Relays that listen on `127.0.0.1` alone are the common case on a test machine.
             .min_by_key(SocketAddr::is_ipv6)
             .ok_or_else(|| bad("its host has no address"))?;
-        Ok(Self { url: url.to_owned(), host: host.to_owned(), path, address })
+        let (url, host) = (url.to_owned(), host.to_owned());
+        Ok(Self { url, host, path, address, message_bytes_max: None })
+    }
+
+    /// What the relay says about itself (NIP-11).
+    pub fn information(&self) -> Option<serde_json::Value> {
+        let mut stream = TcpStream::connect_timeout(&self.address, NIP11_PATIENCE).ok()?;
+        stream.set_read_timeout(Some(NIP11_PATIENCE)).ok()?;
+        let request = format!(
+            "GET {} HTTP/1.1\r\nHost: {}\r\nAccept: application/nostr+json\r\nConnection: close\r\n\r\n",
+            self.path, self.host
+        );
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut answer = Vec::new();
+        // Whoever keeps the connection open ends the read by the timeout; what came is used.
+        let _ = stream.take(NIP11_BYTES_MAX).read_to_end(&mut answer);
+        let from = answer.iter().position(|byte| *byte == b'{')?;
+        let to = answer.iter().rposition(|byte| *byte == b'}')?;
+        serde_json::from_slice(answer.get(from..=to)?).ok()
+    }
+
+    /// Learns from the relay how long a message may be.
+    pub fn learn_limits(&mut self) {
+        let information = self.information().unwrap_or_default();
+        self.message_bytes_max = information["limitation"]["max_message_length"].as_u64();
     }
 
     /// The request that opens a WebSocket, with the nonce of RFC 6455's example: what it is asked

@@ -7,13 +7,6 @@
 
 use crate::load::{Server, Target};
 use serde::{Deserialize, Serialize};
-use std::io::{Read, Write};
-use std::time::Duration;
-
-/// How long a relay may take to say who it is.
-const NIP11_PATIENCE: Duration = Duration::from_secs(3);
-/// Bytes of its answer that are read.
-const NIP11_BYTES_MAX: u64 = 256 << 10;
 
 /// The machine that the load came from.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -93,19 +86,7 @@ impl Relay {
 }
 
 fn nip11(target: &Target) -> Option<String> {
-    let mut stream = std::net::TcpStream::connect_timeout(&target.address, NIP11_PATIENCE).ok()?;
-    stream.set_read_timeout(Some(NIP11_PATIENCE)).ok()?;
-    let request = format!(
-        "GET {} HTTP/1.1\r\nHost: {}\r\nAccept: application/nostr+json\r\nConnection: close\r\n\r\n",
-        target.path, target.host
-    );
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut answer = Vec::new();
-    // Whoever keeps the connection open ends the read by the timeout; what came is used.
-    let _ = stream.take(NIP11_BYTES_MAX).read_to_end(&mut answer);
-    let from = answer.iter().position(|byte| *byte == b'{')?;
-    let to = answer.iter().rposition(|byte| *byte == b'}')?;
-    let document: serde_json::Value = serde_json::from_slice(answer.get(from..=to)?).ok()?;
+    let document = target.information()?;
     let text = |key: &str| document.get(key).and_then(|value| value.as_str()).unwrap_or_default();
     // What has no software to name has at least a name.
     let named = if text("software").is_empty() { text("name") } else { text("software") };

@@ -111,6 +111,12 @@ pub fn scenario(report: &Report, result: &ScenarioResult) -> String {
         if !reasons.is_empty() {
             let _ = writeln!(out, "  refused by {}: {reasons}", report.relays[relay].name());
         }
+        let runs = result.runs.iter().filter(|run| run.relay == relay);
+        let too_long: u64 = runs.filter_map(|run| run.counts.get("too_long")).sum();
+        if too_long > 0 {
+            let name = report.relays[relay].name();
+            let _ = writeln!(out, "  not sent to {name}: {too_long} events, longer than it takes");
+        }
     }
     for run in result.runs.iter().filter(|run| !run.invalid.is_empty()) {
         let name = report.relays[run.relay].name();
