@@ -79,6 +79,8 @@ pub struct UringReactor {
     rearm: Vec<SocketId>,
     /// A receive of this turn found no buffer.
     has_run_out: bool,
+    /// The reactor is being dropped: nothing is armed again.
+    is_ending: bool,
 }
 
 struct Socket {
@@ -129,6 +131,7 @@ impl UringReactor {
             finished: Vec::with_capacity(COMPLETIONS_MAX),
             rearm: Vec::new(),
             has_run_out: false,
+            is_ending: false,
         };
         reactor.arm_wake();
         Ok(reactor)
@@ -285,7 +288,9 @@ impl UringReactor {
     }
 
     fn woken(&mut self, sink: &mut Sink<'_>) {
-        self.arm_wake();
+        if !self.is_ending {
+            self.arm_wake();
+        }
         while let Some(done) = self.log_thread.next_done() {
             sink(Completion::Logged(done));
         }
@@ -587,23 +592,22 @@ impl Drop for UringReactor {
             self.close(id);
         }
         self.stop_listening();
-        // The wake read ends by being woken; it arms itself again, hence the one left over.
+        // The wake read ends by being woken, and is not armed again.
+        self.is_ending = true;
+        self.wake.wake();
         for _ in 0..DRAIN_TURNS_MAX {
-            if self.in_flight <= 1 && self.log_ring.is_idle() {
-                break;
+            if self.in_flight == 0 && self.log_ring.is_idle() {
+                return;
             }
             if self.turn(Some(10), &mut |_| {}).is_err() {
                 break;
             }
         }
-        if self.in_flight > 1 || !self.log_ring.is_idle() {
-            // The kernel may still write to this memory: it must never be given to anyone else.
-            std::mem::forget(std::mem::replace(&mut self.sockets, Slots::new()));
-            std::mem::forget(std::mem::take(&mut self.log_ring));
-            self.buffers.leak();
-        }
-        // The armed wake read points to these eight bytes.
-        let _ = Box::leak(std::mem::replace(&mut self.wake_count, Box::new([0; 8])));
+        // The kernel may still write to this memory: it must never be given to anyone else.
+        std::mem::forget(std::mem::replace(&mut self.sockets, Slots::new()));
+        std::mem::forget(std::mem::take(&mut self.log_ring));
+        std::mem::forget(std::mem::take(&mut self.wake_count));
+        self.buffers.leak();
     }
 }
 
