@@ -53,7 +53,7 @@ fn cut_at_every_byte_of_the_last_segment_it_keeps_whole_batches() {
     assert_eq!(entries.len(), 1);
     let (segment, bytes) = (entries[0].segment, segments.read(entries[0].segment).unwrap());
     let mut seen = std::collections::BTreeSet::new();
-    let step = if cfg!(miri) { 97 } else { 1 };
+    let step = if cfg!(miri) { 797 } else { 1 };
     for length in (0..bytes.len()).step_by(step).chain([bytes.len()]) {
         let disk = copy(&segments);
         disk.seal(segment, length as u32).unwrap();
@@ -70,7 +70,7 @@ fn cut_at_every_byte_of_the_last_segment_it_keeps_whole_batches() {
             }
         }
     }
-    assert_eq!(seen.into_iter().collect::<Vec<_>>(), horizons);
+    assert!(cfg!(miri) || seen.iter().eq(&horizons), "{seen:?} of {horizons:?}");
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn a_flipped_bit_before_the_last_batch_is_refused_and_named() {
     let durable = *horizons.last().unwrap();
     let before_last = horizons[horizons.len() - 2];
     let (mut refused, mut torn) = (0, 0);
-    let step = if cfg!(miri) { 211 } else { 3 };
+    let step = if cfg!(miri) { 799 } else { 3 };
     for offset in (0..bytes.len()).step_by(step) {
         let disk = FaultSegments::new(copy(&segments), FaultPlan::default());
         disk.flip(segment, offset as u32, 1 << (offset % 8)).unwrap();
@@ -202,7 +202,7 @@ fn live(
     acknowledged: &mut Vec<Event>,
     sent: &mut Vec<Event>,
 ) {
-    for number in 0..60 {
+    for number in 0..if cfg!(miri) { 6 } else { 60 } {
         for part in 0..=draws.below(3) {
             let event = random_event(draws, draws.0 ^ (number * 4 + part));
             sent.push(event.clone());
@@ -271,6 +271,7 @@ fn nothing_acknowledged_is_lost_in_any_power_cut() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "it is about the test, not about memory")]
 fn the_control_without_syncs_loses_what_it_acknowledged() {
     let lost: usize = (0..10).map(|seed| lives(seed, true)).sum();
     assert!(lost > 0, "a test that cannot see lost syncs proves nothing");
@@ -283,7 +284,8 @@ fn the_index_can_be_rebuilt_from_the_log_alone_in_several_generations() {
     let mut world = World::open(config.clone(), index, MemSegments::default());
     let mut draws = Draws(4);
     let mut alive: Vec<Seq> = Vec::new();
-    for number in 0..300 {
+    let count = if cfg!(miri) { 60 } else { 300 };
+    for number in 0..count {
         alive.push(world.put(&random_event(&mut draws, number)));
         if draws.one_in(4) {
             let victim = draws.below(alive.len() as u64) as usize;
@@ -294,7 +296,7 @@ fn the_index_can_be_rebuilt_from_the_log_alone_in_several_generations() {
     let expected = world.query(&Filter::default(), 50);
     let index = MemIndex::new(common::SECRET);
     let mut rebuilt = World::open(config, index, world.segments);
-    assert!(rebuilt.store.stats().applied > 200, "most of it went into the index");
+    assert!(rebuilt.store.stats().applied > count * 2 / 3, "most of it went into the index");
     assert_eq!(rebuilt.query(&Filter::default(), 50), expected);
     assert_eq!(expected.len(), alive.len());
 }

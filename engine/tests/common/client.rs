@@ -358,12 +358,19 @@ impl Client {
 
 /// One HTTP request; returns the status line with the headers in lower case, and the body.
 pub fn http(address: SocketAddr, request: &str) -> (String, String) {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(request.as_bytes()).unwrap();
+    try_http(address, request).unwrap()
+}
+
+/// The same for a relay that may end the connection before it has read the request: the answer is lost
+/// then, because the kernel resets a connection that is closed over unread bytes.
+pub fn try_http(address: SocketAddr, request: &str) -> std::io::Result<(String, String)> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
+    stream.read_to_end(&mut answer)?;
     let answer = String::from_utf8(answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a whole answer");
-    (head.to_lowercase(), body.to_owned())
+    let whole = answer.split_once("\r\n\r\n");
+    let (head, body) = whole.ok_or(std::io::ErrorKind::UnexpectedEof)?;
+    Ok((head.to_lowercase(), body.to_owned()))
 }
