@@ -29,16 +29,8 @@ const CURSORS_MAX: usize = 8_192;
 const CHUNK_ROWS: std::ops::RangeInclusive<usize> = 2..=256;
 
 /// Places that stand this many rows apart at most are read in one walk: a step costs a tenth of a search
-/// in an index on disk, and a good part of one in memory.
-const PLACE_GAP_ROWS: u64 = 4;
-
-/// The place of an event, as far as a page has looked.
-#[derive(Clone, Copy)]
-enum Place {
-    Unread,
-    /// `None`: the event is dead.
-    Read(Option<IndexRow>),
-}
+/// in an index on disk.
+const PLACE_GAP_ROWS: u64 = 8;
 
 /// Rows under one prefix within a window.
 struct Cursor {
@@ -48,7 +40,9 @@ struct Cursor {
     next: Option<Vec<u8>>,
     /// Complement of the window's beginning: the greatest time field inside it.
     oldest: u32,
-    rows: VecDeque<(Tail, Place)>,
+    rows: VecDeque<Tail>,
+    /// Places of the first of `rows`, as far as they have been read; `None` for dead events.
+    places: VecDeque<Option<IndexRow>>,
     chunk_rows: usize,
 }
 
@@ -72,27 +66,25 @@ impl Cursor {
             None => from.extend_from_slice(&(!window.until).to_be_bytes()),
         }
         let (next, oldest) = (Some(from), !window.since);
-        Self { table, prefix, next, oldest, rows: VecDeque::new(), chunk_rows }
+        let (rows, places) = (VecDeque::new(), VecDeque::new());
+        Self { table, prefix, next, oldest, rows, places, chunk_rows }
     }
 
     /// Rows found by id are a cursor that has nothing more to read.
-    fn of_ids(rows: Vec<IndexRow>, after: Option<Position>) -> Self {
-        let tail = |row: IndexRow| {
-            let tail = Tail::of(row.position.created_at, &row.position.id, row.seq);
-            (tail, Place::Read(Some(row)))
-        };
-        let mut tails: Vec<(Tail, Place)> = rows.into_iter().map(tail).collect();
-        tails.sort_unstable_by_key(|(tail, _)| *tail);
+    fn of_ids(mut rows: Vec<IndexRow>, after: Option<Position>) -> Self {
+        let tail = |row: &IndexRow| Tail::of(row.position.created_at, &row.position.id, row.seq);
+        rows.sort_unstable_by_key(tail);
         if let Some(after) = after {
             let tie = (!after.created_at, id4(&after.id));
-            tails.retain(|(tail, _)| (tail.newest_first, tail.id4) >= tie);
+            rows.retain(|row| (tail(row).newest_first, tail(row).id4) >= tie);
         }
         Self {
             table: Table::Id,
             prefix: Vec::new(),
             next: None,
             oldest: u32::MAX,
-            rows: tails.into(),
+            rows: rows.iter().map(tail).collect(),
+            places: rows.into_iter().map(Some).collect(),
             chunk_rows: 1,
         }
     }
@@ -108,7 +100,7 @@ impl Cursor {
                 let Some(tail) = tail.filter(|tail| tail.newest_first <= oldest) else {
                     return false;
                 };
-                rows.push_back((tail, Place::Unread));
+                rows.push_back(tail);
                 if rows.len() < chunk_rows {
                     return true;
                 }
@@ -122,51 +114,50 @@ impl Cursor {
         Ok(())
     }
 
-    /// Takes the first row, its place read.
+    /// Takes the first row and reads its place.
     fn take(
         &mut self,
         from: &dyn ReadRows,
     ) -> Result<Option<(Tail, Option<IndexRow>)>, WorldError> {
-        if matches!(self.rows.front(), Some((_, Place::Unread))) {
+        let Some(tail) = self.rows.front().copied() else { return Ok(None) };
+        let is_next_near =
+            self.rows.get(1).is_some_and(|next| tail.seq.abs_diff(next.seq) <= PLACE_GAP_ROWS);
+        if self.places.is_empty() && is_next_near {
             self.read_places(from)?;
         }
-        Ok(self.rows.pop_front().map(|(tail, place)| match place {
-            Place::Read(row) => (tail, row),
-            Place::Unread => (tail, None),
-        }))
+        self.rows.pop_front();
+        let place = match self.places.pop_front() {
+            Some(place) => place,
+            None => loc_row(from, tail.seq)?,
+        };
+        Ok(Some((tail, place)))
     }
 
-    /// Reads the place of the first row, and of those after it that stand close to it. Events arrive
+    /// Reads the places of the first row and of those after it that stand close to it. Events arrive
     /// about in the order in which they were made, so most rows of a page by kind or by time do.
     fn read_places(&mut self, from: &dyn ReadRows) -> Result<(), WorldError> {
         let mut wanted: Vec<(Seq, usize)> = Vec::new();
         let (mut least, mut most): (Seq, Seq) = (Seq::MAX, 0);
-        for (at, (tail, place)) in self.rows.iter().enumerate() {
+        for (at, tail) in self.rows.iter().enumerate() {
             let is_near = tail.seq.saturating_add(PLACE_GAP_ROWS) >= least
                 && tail.seq <= most.saturating_add(PLACE_GAP_ROWS);
-            if at > 0 && (!is_near || matches!(place, Place::Read(_))) {
+            if at > 0 && !is_near {
                 break;
             }
             (least, most) = (least.min(tail.seq), most.max(tail.seq));
             wanted.push((tail.seq, at));
         }
-        if let [(seq, at)] = wanted[..] {
-            self.rows[at].1 = Place::Read(loc_row(from, seq)?);
-            return Ok(());
-        }
         wanted.sort_unstable();
-        for (_, at) in &wanted {
-            self.rows[*at].1 = Place::Read(None);
-        }
-        let (rows, mut left, mut is_damaged) = (&mut self.rows, wanted.iter().peekable(), false);
+        self.places.resize(wanted.len(), None);
+        let (places, mut left, mut is_damaged) =
+            (&mut self.places, wanted.iter().peekable(), false);
         from.walk(Table::Loc, &loc_key(least), &mut |key, value| {
             let Some(seq) = read_seq(key).filter(|seq| *seq <= most) else { return false };
             while left.next_if(|(wanted, _)| *wanted < seq).is_some() {}
             while let Some((_, at)) = left.next_if(|(wanted, _)| *wanted == seq) {
                 let row = LocRow::decode(value);
                 is_damaged |= row.is_none();
-                let row = row.map(|row| IndexRow { position: row.position, seq, loc: row.loc });
-                rows[*at].1 = Place::Read(row);
+                places[*at] = row.map(|row| IndexRow { position: row.position, seq, loc: row.loc });
             }
             left.peek().is_some()
         })?;
@@ -273,7 +264,7 @@ impl<'a> Merge<'a> {
     fn push_head(&mut self, index: usize) -> Result<(), WorldError> {
         let cursor = &mut self.cursors[index];
         cursor.fill(self.rows)?;
-        if let Some((tail, _)) = cursor.rows.front() {
+        if let Some(tail) = cursor.rows.front() {
             self.heads.push(Reverse((tail.newest_first, tail.id4, index)));
         }
         Ok(())
